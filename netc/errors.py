@@ -1,0 +1,58 @@
+"""What netc says when it cannot go on: positioned diagnostics, collected and shown together.
+
+Exit codes of every command: 0 ok, 1 failed, 2 usage or bad spec, 3 environment, 4 diverged,
+130 and 143 interrupted by SIGINT and SIGTERM.
+"""
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, order=True)
+class Position:
+    """A place in a source text: file (or option) name, line and column counted from 1; 0 means unknown."""
+
+    file: str
+    line: int = 0
+    column: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+
+
+@dataclass(frozen=True)
+class Diagnostic:
+    """One mistake of the user: where it stands and a sentence that names culprit, values and remedy."""
+
+    position: Position
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.position}: {self.message}"
+
+
+class NetcError(Exception):
+    """Base of all errors that a user can cause; `str()` of it is ready to be printed."""
+
+    exit_code = 1
+
+
+class SpecError(NetcError):
+    """A spec that cannot be compiled: all its mistakes at once, in the order of the text."""
+
+    exit_code = 2
+
+    def __init__(self, diagnostics: Iterable[Diagnostic]) -> None:
+        self.diagnostics: Sequence[Diagnostic] = sorted(set(diagnostics), key=lambda d: (d.position, d.message))
+        super().__init__("\n".join(map(str, self.diagnostics)))
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return `; did you mean "x"?` for the nearest known word, else a list of what is known, else nothing."""
+    known = sorted(known)
+    lowered = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(word.lower(), lowered, n=1)
+    if near:
+        return f'; did you mean "{lowered[near[0]]}"?'
+    return f"; known: {', '.join(known)}" if known else ""
