@@ -1,0 +1,295 @@
+"""Append nodes to an onnx-ir graph; every value is typed by the ONNX standard's own inference.
+
+Grammar of the graph: a value is a graph input, an initializer or an output of one node; a node applies one
+operator of the standard domain to earlier values; the list of nodes is in topological order (SSA).
+
+`g.Conv(x, w, pads=[1, 1, 1, 1])` appends a node and returns its first output. Within `g.arithmetic()` values
+also take `a * b + 2.0`. Python numbers, lists and numpy arrays stand for constants. Every node carries its
+origin, the layer and the place in the spec that asked for it, and is named after it.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx import shape_inference
+
+OPSET = 18
+IR_VERSION = 10
+
+Operand = ir.Value | np.ndarray | float | int | Sequence[int] | None
+
+_OPSET_IMPORTS = [onnx.helper.make_opsetid("", OPSET)]
+# Shape arguments (Reshape, Slice, Pad, ...) are tiny; larger constants never decide a shape.
+_MAX_SHAPE_DATA = 64
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Who asked for a node: the layer, the part of the step it belongs to, and `file:line` of the spec."""
+
+    layer: str
+    part: str = "forward"
+    place: str = ""
+
+
+@dataclass(frozen=True)
+class Site:
+    """One application of an operator, as differentiation rules and rewrites see it.
+
+    `index` is the input that a differentiation rule is asked about; only variadic operators look at it.
+    """
+
+    node: ir.Node
+    index: int = 0
+
+    @property
+    def x(self) -> tuple[ir.Value, ...]:
+        """Inputs; asking for an omitted optional one is an error, see `given`."""
+        return tuple(value for value in self.node.inputs if value is not None)
+
+    @property
+    def y(self) -> ir.Value:
+        """First output."""
+        return self.node.outputs[0]
+
+    def given(self, index: int) -> ir.Value | None:
+        """Return the input at `index` or None where it was omitted."""
+        return self.node.inputs[index] if index < len(self.node.inputs) else None
+
+    def attribute(self, name: str) -> Any:
+        """Return an attribute's value, the standard's default where it is not set, else None."""
+        given = self.node.attributes.get(name)
+        if given is not None:
+            return list(given.value) if isinstance(given.value, tuple) else given.value
+        default = onnx.defs.get_schema(self.node.op_type, OPSET).attributes[name].default_value
+        return onnx.helper.get_attribute_value(default) if default.name else None
+
+    def attributes(self) -> dict[str, Any]:
+        """Return the attributes that are set, as keyword arguments for the builder."""
+        return {name: attr.value for name, attr in self.node.attributes.items()}
+
+
+def shape_of(value: ir.Value) -> list[int | str]:
+    """Return the shape of a value: integers, and strings for symbolic axes."""
+    if value.shape is None:
+        raise AssertionError(f"value {value.name} has no shape")
+    return [dim if isinstance(dim, int) else str(dim.value) for dim in value.shape]
+
+
+def constant_value(value: ir.Value) -> np.ndarray | None:
+    """Return the array behind a constant, None for anything computed or fed."""
+    return value.const_value.numpy() if value.const_value is not None else None
+
+
+class GraphBuilder:
+    """A graph under construction.
+
+    Args:
+        name: name of the ONNX graph.
+        dtype: the floating-point type of parameters and activations; tests build in DOUBLE.
+    """
+
+    def __init__(self, name: str, dtype: ir.DataType = ir.DataType.FLOAT) -> None:
+        self.dtype = dtype
+        self.graph = ir.Graph([], [], nodes=[], opset_imports={"": OPSET}, name=name)
+        self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
+        self._names: dict[str, int] = {}
+        self._types: dict[ir.Value, onnx.TypeProto] = {}
+        self._shape_data: dict[ir.Value, onnx.TensorProto] = {}
+        self._origin = Origin("netc")
+
+    # -- values ------------------------------------------------------------------------------------------
+
+    def input(self, name: str, dtype: ir.DataType, shape: Sequence[int | str]) -> ir.Value:
+        """Declare a graph input; a string in `shape` is a symbolic axis."""
+        value = ir.Value(name=self._unique(name), shape=ir.Shape(shape), type=ir.TensorType(dtype))
+        if value.name != name:
+            raise AssertionError(f"graph input {name} is declared twice or collides with a node's output")
+        self.graph.inputs.append(value)
+        return value
+
+    def output(self, name: str, value: ir.Value) -> ir.Value:
+        """Declare a graph output called `name`; inputs, constants and values already given out are copied."""
+        if value.is_graph_input() or value.is_initializer() or value in self.graph.outputs:
+            value = self.op("Identity", value)
+        value.name = self._unique(name)
+        if value.name != name:
+            raise AssertionError(f"graph output {name} collides with another name")
+        self.graph.outputs.append(value)
+        return value
+
+    def constant(self, value: Any, dtype: ir.DataType | None = None) -> ir.Value:
+        """Return an initializer; equal constants are one value, named after its content."""
+        array = np.asarray(value)
+        if dtype is not None:
+            array = array.astype(dtype.numpy())
+        elif not isinstance(value, np.ndarray | np.generic):
+            kind = array.dtype.kind
+            array = array.astype(self.dtype.numpy() if kind == "f" else bool if kind == "b" else np.int64)
+        key = (str(array.dtype), array.shape, array.tobytes())
+        if key not in self._constants:
+            text = np.array2string(array, separator=",", threshold=8).replace(" ", "").replace("\n", "")
+            tensor = ir.tensor(np.ascontiguousarray(array).reshape(array.shape))
+            name = self._unique(f"const.{array.dtype}.{text}")
+            constant = ir.val(name, const_value=tensor)
+            tensor.name = name
+            self.graph.register_initializer(constant)
+            self._constants[key] = constant
+        return self._constants[key]
+
+    # -- nodes -------------------------------------------------------------------------------------------
+
+    def op(self, op_type: str, *inputs: Operand, **attributes: Any) -> ir.Value:
+        """Append a node with one output and return that."""
+        return self.ops(op_type, *inputs, num_outputs=1, **attributes)[0]
+
+    def ops(self, op_type: str, *inputs: Operand, num_outputs: int, **attributes: Any) -> Sequence[ir.Value]:
+        """Append a node with several outputs and return them.
+
+        Attributes that are None are left out. Raises AssertionError when the standard's inference refuses
+        the node or leaves an output without type or rank: layers check the user's values before they lower.
+        """
+        given = {name: value for name, value in attributes.items() if value is not None}
+        values = self._operands(inputs)
+        node = ir.Node(
+            "",
+            op_type,
+            values,
+            ir.convenience.convert_attributes(given),
+            num_outputs=num_outputs,
+            metadata_props=self._metadata(),
+        )
+        node.name = self._unique(f"{self._origin.layer}/{self._origin.part}/{op_type}")
+        for index, output in enumerate(node.outputs):
+            output.name = node.name if index == 0 else f"{node.name}.{index}"
+        self._infer(node)
+        self.graph.append(node)
+        return node.outputs
+
+    def __getattr__(self, op_type: str) -> Callable[..., ir.Value]:
+        if not op_type[:1].isupper():
+            raise AttributeError(op_type)
+        return lambda *inputs, **attributes: self.op(op_type, *inputs, **attributes)
+
+    def widen(self, node: ir.Node, num_outputs: int) -> Sequence[ir.Value]:
+        """Ask an existing node for more of its outputs, such as MaxPool for its Indices."""
+        if len(node.outputs) < num_outputs:
+            known = len(node.outputs)
+            node.resize_outputs(num_outputs)
+            for index in range(known, num_outputs):
+                node.outputs[index].name = f"{node.name}.{index}"
+            self._infer(node)
+        return node.outputs
+
+    # -- context -----------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def origin(self, origin: Origin) -> Iterator[None]:
+        """Within this context nodes are named after `origin`."""
+        previous, self._origin = self._origin, origin
+        try:
+            yield
+        finally:
+            self._origin = previous
+
+    @contextlib.contextmanager
+    def arithmetic(self) -> Iterator[None]:
+        """Within this context the operators + - * / and unary - of values append nodes here."""
+        previous = ir.set_value_magic_handler(_Arithmetic(self))
+        try:
+            yield
+        finally:
+            ir.set_value_magic_handler(previous)
+
+    # -- internals ---------------------------------------------------------------------------------------
+
+    def _unique(self, name: str) -> str:
+        count = self._names.get(name, 0)
+        self._names[name] = count + 1
+        return name if count == 0 else self._unique(f"{name}_{count}")
+
+    def _metadata(self) -> dict[str, str]:
+        metadata = {"netc.layer": self._origin.layer, "netc.part": self._origin.part}
+        return metadata | ({"netc.spec": self._origin.place} if self._origin.place else {})
+
+    def _operands(self, inputs: Sequence[Operand]) -> list[ir.Value | None]:
+        """Turn Python numbers into constants of the type of the first value beside them."""
+        beside = next((x.dtype for x in inputs if isinstance(x, ir.Value)), None)
+        values: list[ir.Value | None] = []
+        for x in inputs:
+            if x is None or isinstance(x, ir.Value):
+                values.append(x)
+            elif isinstance(x, int | float) and not isinstance(x, bool):
+                if isinstance(x, float) and beside is not None and not beside.is_floating_point():
+                    raise AssertionError(f"{x} stands beside a value of type {beside}")
+                values.append(self.constant(x, beside))
+            else:
+                values.append(self.constant(x))
+        return values
+
+    def _type_proto(self, value: ir.Value) -> onnx.TypeProto:
+        if value not in self._types:
+            if value.dtype is None:
+                raise AssertionError(f"value {value.name} has no type")
+            self._types[value] = onnx.helper.make_tensor_type_proto(int(value.dtype), shape_of(value))
+        return self._types[value]
+
+    def _infer(self, node: ir.Node) -> None:
+        types: dict[str, onnx.TypeProto] = {}
+        data: dict[str, onnx.TensorProto] = {}
+        for value in node.inputs:
+            if value is None:
+                continue
+            name = str(value.name)
+            types[name] = self._type_proto(value)
+            array = constant_value(value)
+            if array is not None and array.size <= _MAX_SHAPE_DATA:
+                if value not in self._shape_data:
+                    self._shape_data[value] = onnx.numpy_helper.from_array(array, name)
+                data[name] = self._shape_data[value]
+        schema = onnx.defs.get_schema(node.op_type, OPSET)
+        proto = ir.serde.serialize_node(node)
+        try:
+            inferred = shape_inference.infer_node_outputs(
+                schema, proto, types, data, opset_imports=_OPSET_IMPORTS, ir_version=IR_VERSION
+            )
+        except Exception as error:
+            shapes = ", ".join(f"{v.name}: {v.dtype}{shape_of(v)}" for v in node.inputs if v is not None)
+            raise AssertionError(f"{node.name} is not a valid {node.op_type} of {shapes}: {error}") from error
+        for output in node.outputs:
+            kind = inferred[str(output.name)].tensor_type
+            if not kind.elem_type or not kind.HasField("shape"):
+                raise AssertionError(f"the standard's inference gives {output.name} no type or rank")
+            dims: list[int | str | None] = [
+                dim.dim_value if dim.HasField("dim_value") else (dim.dim_param or None)
+                for dim in kind.shape.dim
+            ]
+            output.type = ir.TensorType(ir.DataType(kind.elem_type))
+            output.shape = ir.Shape(dims)
+
+
+class _Arithmetic:
+    """What `a + b` on values means: nodes of one builder."""
+
+    def __init__(self, g: GraphBuilder) -> None:
+        self._g = g
+
+    def Add(self, a: Operand, b: Operand) -> ir.Value:  # noqa: N802 (names fixed by onnx-ir)
+        return self._g.op("Add", a, b)
+
+    def Sub(self, a: Operand, b: Operand) -> ir.Value:  # noqa: N802
+        return self._g.op("Sub", a, b)
+
+    def Mul(self, a: Operand, b: Operand) -> ir.Value:  # noqa: N802
+        return self._g.op("Mul", a, b)
+
+    def Div(self, a: Operand, b: Operand) -> ir.Value:  # noqa: N802
+        return self._g.op("Div", a, b)
+
+    def Neg(self, a: Operand) -> ir.Value:  # noqa: N802
+        return self._g.op("Neg", a)

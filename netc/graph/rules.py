@@ -1,0 +1,52 @@
+"""What every emitted graph obeys, so that stock runtimes execute it on CPU, on CUDA and in a browser."""
+
+import onnx_ir as ir
+
+# Operators that no emitted graph may hold, each with the reason.
+FORBIDDEN: dict[str, str] = {
+    "If": "control flow keeps a step out of CUDA graphs",
+    "Loop": "control flow keeps a step out of CUDA graphs",
+    "Scan": "control flow keeps a step out of CUDA graphs",
+    "Dropout": "its random state cannot be read, set or resumed",
+    "RandomNormal": "its random state cannot be read, set or resumed",
+    "RandomNormalLike": "its random state cannot be read, set or resumed",
+    "RandomUniform": "its random state cannot be read, set or resumed",
+    "RandomUniformLike": "its random state cannot be read, set or resumed",
+    "Bernoulli": "its random state cannot be read, set or resumed",
+    "Multinomial": "its random state cannot be read, set or resumed",
+    "BitShift": "no CUDA kernel",
+    "BitwiseAnd": "no CUDA kernel",
+    "BitwiseOr": "no CUDA kernel",
+    "BitwiseXor": "no CUDA kernel",
+    "BitwiseNot": "no CUDA kernel",
+    "MaxUnpool": "no CUDA kernel",
+    "Col2Im": "no CUDA kernel",
+    "Celu": "no CUDA kernel",
+    "LpPool": "no CUDA kernel",
+    "MeanVarianceNormalization": "no CUDA kernel",
+    "SequenceConstruct": "sequences have no static shape",
+    "SplitToSequence": "sequences have no static shape",
+}
+
+
+def broken_rule(node: ir.Node, static: bool) -> str | None:
+    """Return why an emitted graph may not hold `node`, or None.
+
+    Args:
+        node: a node of the graph.
+        static: whether all shapes must be static, as in `train.onnx`.
+    """
+    if node.domain not in ("", "ai.onnx"):
+        return f"domain {node.domain} is not the standard one"
+    if node.op_type in FORBIDDEN:
+        return FORBIDDEN[node.op_type]
+    training = node.attributes.get("training_mode")
+    if node.op_type == "BatchNormalization" and training is not None and training.as_int() == 1:
+        return "CUDA refuses BatchNormalization in training mode; it must be expanded"
+    if static:
+        if node.op_type in ("Shape", "Size", "NonZero"):
+            return "a step has static shapes only"
+        for output in node.outputs:
+            if output.shape is None or not output.shape.is_static():
+                return f"the shape of {output.name} is not static: {output.shape}"
+    return None
