@@ -38,6 +38,18 @@ class NetcError(Exception):
     exit_code = 1
 
 
+class EnvironmentProblem(NetcError):  # noqa: N818 ("EnvironmentError" is Python's own name for something else)
+    """The machine, not the spec, is in the way: a full disk, a missing permission, a missing package."""
+
+    exit_code = 3
+
+
+class UsageError(NetcError):
+    """A command that was called wrongly."""
+
+    exit_code = 2
+
+
 class SpecError(NetcError):
     """A spec that cannot be compiled: all its mistakes at once, in the order of the text."""
 

@@ -30,9 +30,7 @@ class Geometry:
     def of(cls, site: Site) -> "Geometry":
         """Read the geometry off a Conv or ConvTranspose with explicit pads."""
         if site.attribute("auto_pad") not in (b"NOTSET", "NOTSET"):
-            raise AssertionError(
-                f"{site.node.name}: auto_pad has no differentiation rule; give explicit pads"
-            )
+            raise AssertionError(f"{site.node.name}: auto_pad has no differentiation rule; give explicit pads")
         kernel = [int(n) for n in shape_of(site.x[1])[2:]]
         ones = [1] * len(kernel)
         return cls(
@@ -44,17 +42,11 @@ class Geometry:
         )
 
 
-def input_gradient(
-    g: GraphBuilder, dy: ir.Value, w: ir.Value, size: Sequence[int], geo: Geometry
-) -> ir.Value:
+def input_gradient(g: GraphBuilder, dy: ir.Value, w: ir.Value, size: Sequence[int], geo: Geometry) -> ir.Value:
     """Return dx of a Conv whose input has the spatial `size`, from dy [N, co, ...] and w [co, ci/group, ...]."""
     axes = len(geo.kernel)
     reached = [
-        (int(out) - 1) * geo.strides[i]
-        + geo.dilations[i] * (geo.kernel[i] - 1)
-        + 1
-        - geo.pads[i]
-        - geo.pads[i + axes]
+        (int(out) - 1) * geo.strides[i] + geo.dilations[i] * (geo.kernel[i] - 1) + 1 - geo.pads[i] - geo.pads[i + axes]
         for i, out in enumerate(shape_of(dy)[2:])
     ]
     # The last rows of x that no window reaches, because the division rounded down.

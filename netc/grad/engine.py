@@ -24,9 +24,7 @@ Table = Mapping[str, tuple[Rule | None, ...]]
 NOT_DIFFERENTIABLE: tuple[Rule | None, ...] = ()
 
 
-def gradients(
-    g: GraphBuilder, table: Table, objective: ir.Value, wrt: Sequence[ir.Value]
-) -> dict[ir.Value, ir.Value]:
+def gradients(g: GraphBuilder, table: Table, objective: ir.Value, wrt: Sequence[ir.Value]) -> dict[ir.Value, ir.Value]:
     """Append the gradient of a scalar objective to the graph.
 
     Args:

@@ -266,8 +266,7 @@ class GraphBuilder:
             if not kind.elem_type or not kind.HasField("shape"):
                 raise AssertionError(f"the standard's inference gives {output.name} no type or rank")
             dims: list[int | str | None] = [
-                dim.dim_value if dim.HasField("dim_value") else (dim.dim_param or None)
-                for dim in kind.shape.dim
+                dim.dim_value if dim.HasField("dim_value") else (dim.dim_param or None) for dim in kind.shape.dim
             ]
             output.type = ir.TensorType(ir.DataType(kind.elem_type))
             output.shape = ir.Shape(dims)

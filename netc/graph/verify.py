@@ -29,9 +29,9 @@ def verify(graph: ir.Graph, after: str) -> None:
     for value in defined:
         _check_name(value, names, after)
     for index, node in enumerate(nodes):
-        for value in node.inputs:
-            if value is not None and value not in defined:
-                _fail(nodes, index, after, f"{value.name} is used before it is computed")
+        for x in node.inputs:
+            if x is not None and x not in defined:
+                _fail(nodes, index, after, f"{x.name} is used before it is computed")
         for value in node.outputs:
             _check_name(value, names, after)
             if value.shape is None or value.dtype is None:
@@ -53,14 +53,13 @@ def _check_types(nodes: list[ir.Node], index: int, after: str) -> None:
     node = nodes[index]
     types: dict[str, onnx.TypeProto] = {}
     data: dict[str, onnx.TensorProto] = {}
-    for value in node.inputs:
-        if value is not None:
-            types[str(value.name)] = onnx.helper.make_tensor_type_proto(
-                int(value.dtype or 0), shape_of(value)
-            )
-            array = constant_value(value)
-            if array is not None and array.dtype.kind == "i":
-                data[str(value.name)] = onnx.numpy_helper.from_array(array)
+    for x in node.inputs:
+        if x is None:
+            continue
+        types[str(x.name)] = onnx.helper.make_tensor_type_proto(int(x.dtype or 0), shape_of(x))
+        array = constant_value(x)
+        if array is not None and array.dtype.kind == "i":
+            data[str(x.name)] = onnx.numpy_helper.from_array(array)
     inferred = shape_inference.infer_node_outputs(
         onnx.defs.get_schema(node.op_type, OPSET),
         ir.serde.serialize_node(node),

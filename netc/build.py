@@ -1,0 +1,127 @@
+"""The compiler on one page: spec to artifact, one arrow a line."""
+
+from typing import Any, Literal
+
+import onnx_ir as ir
+
+from netc.emit import Artifact, Entry, Program
+from netc.graph.verify import verify
+from netc.layers.context import Context
+from netc.network import Network, lower
+from netc.rewrite.fold import fold_batch_normalization, split
+from netc.rewrite.passes import clean, optimize_step
+from netc.solver.step import append_update
+from netc.spec.load import Loaded
+
+Target = Literal["cpu", "cuda", "web"]
+FLOAT = ir.DataType.FLOAT
+
+
+def build(loaded: Loaded, target: Target = "cpu", dtype: ir.DataType = FLOAT) -> Artifact:
+    """Compile a spec.
+
+    Args:
+        loaded: a validated spec.
+        target: the engine that lowerings are chosen for; the graphs run on every one.
+        dtype: the floating-point type; tests build in DOUBLE.
+
+    Raises:
+        SpecError: with all mistakes of the spec.
+    """
+    training = lower(loaded, "train", loaded.spec.data.batch_size, dtype=dtype)
+    testing = lower(loaded, "test", None, dtype=dtype)
+    inference = lower(loaded, "test", None, objectives=False, dtype=dtype)
+    state = training.net.state | testing.net.state
+    train = train_program(loaded, training, dtype)
+    state |= training.net.state
+    programs = {"train": train, "eval": eval_program(loaded, testing), **inference_programs(loaded, inference)}
+    return Artifact(loaded.spec, target, programs, list(state.values()), metric_entries(training))
+
+
+def train_program(loaded: Loaded, network: Network, dtype: ir.DataType) -> Program:
+    """Return (state, batch) -> (next state, metrics)."""
+    net = network.net
+    verify(net.g.graph, "lowering the layers")
+    rate = append_update(net, loaded.spec.solver, network.terms[0].mean.value)
+    verify(net.g.graph, "differentiation and update")
+    outputs: dict[str, Entry] = {}
+    for name, value in net.updates.items():
+        net.g.output(f"{name}.next", value)
+        outputs[f"{name}.next"] = {"role": "next", "feeds": name}
+    for term in network.terms:
+        net.g.output(term.name, term.mean.value)
+        outputs[term.name] = {"role": "metric"}
+    net.g.output("lr", rate)
+    outputs["lr"] = {"role": "metric"}
+    return program(loaded, net, optimize_step(net.g.graph, dtype), outputs)
+
+
+def eval_program(loaded: Loaded, network: Network) -> Program:
+    """Return (state, batch) -> outputs, metrics and the weights of the metrics."""
+    net = network.net
+    outputs = output_entries(network)
+    for term in network.terms:
+        net.g.output(term.name, term.mean.value)
+        net.g.output(f"{term.name}.weight", term.mean.weight)
+        outputs[term.name] = {"role": "metric", "weight": f"{term.name}.weight"}
+        outputs[f"{term.name}.weight"] = {"role": "weight"}
+    verify(net.g.graph, "lowering the layers for evaluation")
+    return program(loaded, net, clean(net.g.graph), outputs)
+
+
+def inference_programs(loaded: Loaded, network: Network) -> dict[str, Program]:
+    """Return (state) -> inference parameters, and (inference parameters, batch) -> outputs."""
+    net = network.net
+    outputs = output_entries(network)
+    verify(net.g.graph, "lowering the layers for inference")
+    folded = clean(fold_batch_normalization(net.g.graph).graph)
+    halves = split(folded, set(net.state))
+    fold = Program(
+        clean(halves.fold.graph),
+        {name: {"role": "state"} for name in net.state},
+        {name: {"role": "parameter", "feeds": fed} for name, fed in halves.feeds.items()},
+    )
+    parameters: dict[str, Entry] = {name: {"role": "parameter"} for name in halves.feeds.values()}
+    infer = Program(clean(halves.infer.graph), parameters | batch_entries(loaded), outputs)
+    return {"fold": used(fold), "infer": used(infer)}
+
+
+def output_entries(network: Network) -> dict[str, Entry]:
+    """Declare the network's outputs in its graph and say what they are."""
+    for output in network.outputs:
+        network.net.g.output(output.name, output.value)
+    return {output.name: {"role": "output", "activation": output.activation} for output in network.outputs}
+
+
+def batch_entries(loaded: Loaded) -> dict[str, Entry]:
+    """Return what the manifest says of each batch input: which array of a data source feeds it."""
+    entries: dict[str, Entry] = {}
+    fields: list[Any] = []
+    for name, declared in loaded.spec.inputs.items():
+        kind = "label" if declared.classes is not None else "image"
+        field = kind if kind not in fields else name
+        fields.append(field)
+        entries[name] = {"role": "batch", "field": field}
+        if declared.classes is not None:
+            entries[name]["classes"] = declared.classes
+    return entries
+
+
+def program(loaded: Loaded, net: Context, graph: ir.Graph, outputs: dict[str, Entry]) -> Program:
+    """Return a program that reads state and batch, without the inputs that it does not use."""
+    state: dict[str, Entry] = {name: {"role": "state"} for name in net.state}
+    return used(Program(graph, state | batch_entries(loaded), outputs))
+
+
+def used(program: Program) -> Program:
+    """Drop the inputs that nobody reads."""
+    for value in list(program.graph.inputs):
+        if not value.uses() and not value.is_graph_output():
+            program.graph.inputs.remove(value)
+    return program
+
+
+def metric_entries(network: Network) -> list[Entry]:
+    """Return the manifest's list of metrics."""
+    entries = [{"name": t.name, "kind": t.kind, "layer": None if t.kind == "total" else t.name} for t in network.terms]
+    return [*entries, {"name": "lr", "kind": "rate", "layer": None}]

@@ -1,0 +1,155 @@
+"""Graphs to files: check what is emitted, then write the artifact as a whole or not at all.
+
+The format is described in docs/artifact.md, the only thing that compiler and driver share.
+"""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from safetensors.numpy import save
+
+from netc import __version__
+from netc.errors import EnvironmentProblem, NetcError
+from netc.graph import shape_of
+from netc.graph.builder import IR_VERSION, OPSET
+from netc.graph.rules import broken_rule
+from netc.graph.verify import VerificationError
+from netc.layers.context import StateTensor
+from netc.spec.model import NetSpec
+
+Entry = dict[str, Any]
+
+
+@dataclass
+class Program:
+    """One graph of the artifact; `inputs` and `outputs` say of each what the manifest says beside its type."""
+
+    graph: ir.Graph
+    inputs: Mapping[str, Entry]
+    outputs: Mapping[str, Entry]
+
+
+@dataclass
+class Artifact:
+    """Everything that an artifact consists of, before it is written."""
+
+    spec: NetSpec
+    target: str
+    programs: dict[str, Program]
+    state: Sequence[StateTensor]
+    metrics: Sequence[Entry] = field(default_factory=list)
+
+    def manifest(self) -> Entry:
+        """Return the content of manifest.json."""
+        return {
+            "format": "netc.artifact",
+            "format_version": 1,
+            "netc_version": __version__,
+            "name": self.spec.name,
+            "target": self.target,
+            "opset": OPSET,
+            "ir_version": IR_VERSION,
+            "batch_size": self.spec.data.batch_size,
+            "spec_hash": self.spec.hash(),
+            "spec": self.spec.resolved(),
+            "state": [
+                {"name": t.name, "dtype": t.dtype.numpy().name, "shape": list(t.shape), "role": t.role}
+                for t in self.state
+            ],
+            "metrics": list(self.metrics),
+            "graphs": {name: {"file": f"{name}.onnx", **interface(program)} for name, program in self.programs.items()},
+        }
+
+    def models(self) -> dict[str, onnx.ModelProto]:
+        """Return the ONNX models by graph name, checked.
+
+        Raises:
+            VerificationError: a graph breaks a rule of emitted graphs, or the ONNX checker refuses it.
+        """
+        return {name: self._model(name, program) for name, program in self.programs.items()}
+
+    def initial_state(self) -> dict[str, np.ndarray]:
+        """Return the first value of every state tensor."""
+        seed = self.spec.solver.random_seed
+        return {t.name: t.filler.fill(seed, t.name, t.shape).astype(t.dtype.numpy()) for t in self.state}
+
+    def _model(self, name: str, program: Program) -> onnx.ModelProto:
+        for node in program.graph:
+            reason = broken_rule(node, static=name == "train")
+            if reason is not None:
+                raise VerificationError(f"{name}.onnx: {node.name} ({node.op_type}): {reason}")
+        model = ir.Model(
+            program.graph,
+            ir_version=IR_VERSION,
+            producer_name="netc",
+            producer_version=__version__,
+            doc_string=f"{name} program of {self.spec.name}, compiled by netc",
+            metadata_props={
+                "netc.graph": name,
+                "netc.name": self.spec.name,
+                "netc.version": __version__,
+                "netc.spec_hash": self.spec.hash(),
+                "netc.interface": json.dumps(interface(program), sort_keys=True),
+            },
+        )
+        proto = ir.to_proto(model)
+        onnx.checker.check_model(proto, full_check=True)
+        return proto
+
+
+def interface(program: Program) -> Entry:
+    """Return names, dtypes, shapes and roles of a program's inputs and outputs."""
+    return {
+        side: [
+            {
+                "name": str(value.name),
+                "dtype": (value.dtype or ir.DataType.FLOAT).numpy().name,
+                "shape": shape_of(value),
+                **said[str(value.name)],
+            }
+            for value in values
+        ]
+        for side, values, said in (
+            ("inputs", program.graph.inputs, program.inputs),
+            ("outputs", program.graph.outputs, program.outputs),
+        )
+    }
+
+
+def write(artifact: Artifact, folder: Path) -> None:
+    """Write an artifact; an older artifact at the same place is replaced once the new one is complete.
+
+    Raises:
+        NetcError: the folder holds something else than an artifact, or cannot be written.
+    """
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / "manifest.json").exists())):
+        raise NetcError(f"{folder} exists and is not a compiled artifact; choose another folder with -o")
+    models, state = artifact.models(), artifact.initial_state()
+    manifest = json.dumps(artifact.manifest(), indent=1) + "\n"
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    except OSError as error:
+        raise EnvironmentProblem(f"cannot write to {folder.parent}: {error.strerror}") from error
+    try:
+        for name, model in models.items():
+            (scratch / f"{name}.onnx").write_bytes(model.SerializeToString(deterministic=True))
+        (scratch / "init.safetensors").write_bytes(save(state))
+        (scratch / "manifest.json").write_text(manifest, encoding="utf-8")
+        scratch.chmod(0o755)
+        old = scratch / "replaced"
+        if folder.exists():
+            folder.rename(old)
+        scratch.rename(folder)
+        shutil.rmtree(folder / "replaced", ignore_errors=True)
+    except OSError as error:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise EnvironmentProblem(f"cannot write {folder}: {error.strerror}; nothing was left behind") from error

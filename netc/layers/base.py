@@ -1,0 +1,148 @@
+"""What a layer is: a mapping of the language whose class also writes its forward computation.
+
+A layer is one class in this package: typed fields (the YAML schema), a docstring (the documentation) and `lower`
+(the forward pass in ONNX primitives). Gradients follow from the primitives; a layer writes none.
+"""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import onnx_ir as ir
+from pydantic import Field, PlainValidator, SerializeAsAny
+
+from netc.declared import Declared, Family, Names
+from netc.layers.schedules import AnySchedule, ConstantSchedule
+
+if TYPE_CHECKING:
+    from netc.layers.context import Context
+
+# Names become parts of tensor and node names; "." separates a layer from its parameters there.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_\-]*(/[A-Za-z0-9_\-]+)*$", max_length=200)]
+Phase = Literal["train", "test"]
+
+
+class LayerError(Exception):
+    """A layer that cannot be lowered as declared: a sentence, and the field it is about (None: the layer)."""
+
+    def __init__(self, message: str, field: str | None = None) -> None:
+        self.field = field
+        super().__init__(message)
+
+
+@dataclass(frozen=True)
+class Mean:
+    """What a loss or metric returns: the mean over a batch, and the weight of that mean.
+
+    Both are scalars. sum(value * weight) / sum(weight) over batches is the mean over a whole split, exactly.
+    """
+
+    value: ir.Value
+    weight: ir.Value
+
+
+class Include(Declared):
+    """When a layer takes part; without it, always."""
+
+    phase: Phase
+
+
+class ParamSpec(Declared):
+    """Multipliers of one parameter; the i-th entry is for the layer's i-th parameter, weight before bias."""
+
+    lr_mult: float = Field(1.0, ge=0.0, allow_inf_nan=False)
+    decay_mult: float = Field(1.0, ge=0.0, allow_inf_nan=False)
+
+
+class Layer(Declared):
+    """Fields that every layer has."""
+
+    type: str
+    name: Name = ""
+    bottom: Names = []
+    include: Include | None = None
+    param: list[ParamSpec] = []
+    side: "Side | None" = None
+
+    # Numbers of bottoms that the layer takes; None: any number from the minimum on.
+    min_bottoms: ClassVar[int] = 1
+    max_bottoms: ClassVar[int | None] = 1
+    # Whether the last bottom is the labels, taken from the input declared with `classes` unless given.
+    takes_labels: ClassVar[bool] = False
+    # How the default weight filler looks ahead: a rectifier behind a layer asks for msra.
+    rectifies: ClassVar[bool] = False
+    passes_rectifier: ClassVar[bool] = False
+
+    @abstractmethod
+    def lower(self, net: "Context", *x: ir.Value) -> ir.Value | Mean:
+        """Append the forward computation of `x`, the bottoms, and return the top.
+
+        Raises:
+            LayerError: the fields do not fit the bottoms.
+        """
+
+
+LAYERS: Family[Layer] = Family("layer")
+AnyLayer = Annotated[SerializeAsAny[Layer], PlainValidator(LAYERS.parse)]
+
+
+class Side(Declared):
+    """A companion objective (deep supervision): layers that branch off here while training and end in a loss."""
+
+    loss_weight: AnySchedule = ConstantSchedule(start=1.0)
+    layers: list[AnyLayer] = Field(min_length=1)
+
+
+Layer.model_rebuild()
+
+
+class Loss(Layer):
+    """A layer whose mean is minimised, times `loss_weight`."""
+
+    min_bottoms: ClassVar[int] = 2
+    max_bottoms: ClassVar[int | None] = 2
+    # What the loss applies to its first bottom, and inference therefore leaves to the user.
+    activation: ClassVar[str | None] = None
+
+    loss_weight: float = Field(1.0, ge=0.0, allow_inf_nan=False)
+
+
+class Metric(Layer):
+    """A layer whose mean is reported and never minimised."""
+
+    min_bottoms: ClassVar[int] = 2
+    max_bottoms: ClassVar[int | None] = 2
+    kind: ClassVar[str]
+
+
+def one_per_axis(values: Sequence[int], axes: int, field: str, minimum: int) -> list[int]:
+    """Expand `kernel_size: 5` to one number a spatial axis.
+
+    Raises:
+        LayerError: neither one number nor one an axis was given, or one is below the minimum.
+    """
+    if len(values) not in (1, axes):
+        raise LayerError(f"{field}: needs 1 or {axes} numbers for {axes} spatial axes, got {len(values)}", field)
+    if min(values) < minimum:
+        raise LayerError(f"{field}: must be at least {minimum}, got {min(values)}", field)
+    return list(values) * axes if len(values) == 1 else list(values)
+
+
+def spatial(x: ir.Value, layer: Layer) -> list[int]:
+    """Return the spatial size of x [N, C, ...].
+
+    Raises:
+        LayerError: x has no spatial axis.
+    """
+    shape: list[Any] = list(x.shape or ())
+    if len(shape) < 3:
+        raise LayerError(
+            f"{layer.type} needs an input with spatial axes [N, C, H, W], got {sample(x)} a sample", "bottom"
+        )
+    return shape[2:]
+
+
+def sample(x: ir.Value) -> str:
+    """Return the shape of one sample as `20x24x24`, for messages."""
+    return "x".join(str(n) for n in list(x.shape or ())[1:]) or "a scalar"

@@ -1,0 +1,40 @@
+"""Metrics: means that are reported and never minimised."""
+
+from typing import ClassVar, Literal
+
+import numpy as np
+import onnx_ir as ir
+from pydantic import Field
+
+from netc.graph import shape_of
+from netc.layers.base import LAYERS, LayerError, Mean, Metric
+from netc.layers.context import Context
+from netc.layers.loss import class_mask
+
+
+@LAYERS.add
+class Accuracy(Metric):
+    """The fraction of samples whose label is among the `top_k` highest scores; ties count against it.
+
+    Bottoms: scores [N, C] and labels [N].
+    """
+
+    type: Literal["Accuracy"] = "Accuracy"
+    top_k: int = Field(1, gt=0)
+
+    takes_labels: ClassVar[bool] = True
+    kind: ClassVar[str] = "accuracy"
+
+    def lower(self, net: Context, *x: ir.Value) -> Mean:  # noqa: D102
+        scores, labels = x
+        mask = class_mask(net, scores, labels)
+        if self.top_k > int(shape_of(scores)[1]):
+            raise LayerError(f"top_k {self.top_k} is more than the {shape_of(scores)[1]} classes", "top_k")
+        g, axis = net.g, np.array([1], np.int64)
+        with g.arithmetic():
+            own = g.ReduceSum(scores * mask, axis, keepdims=1)
+            # The own class is always counted once; a NaN score is counted never, and so no hit.
+            above = g.ReduceSum(g.Cast(g.GreaterOrEqual(scores, own), to=scores.dtype), axis, keepdims=0)
+            hit = g.And(g.GreaterOrEqual(above, 1.0), g.LessOrEqual(above, float(self.top_k)))
+            value = g.ReduceMean(g.Cast(hit, to=scores.dtype), keepdims=0)
+        return Mean(value, net.batch_count(scores))

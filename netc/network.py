@@ -1,0 +1,201 @@
+"""NetSpec to forward graph: lower each layer in one phase, collect its losses, metrics, state and outputs.
+
+A layer that cannot be lowered is reported at its place, and its top counts as unknown from there on, so that one
+mistake gives one message.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+
+from netc.errors import Diagnostic, SpecError
+from netc.graph import GraphBuilder, Origin
+from netc.layers.base import LayerError, Loss, Mean, Metric, Phase
+from netc.layers.context import Context
+from netc.spec.load import Loaded
+from netc.spec.model import Input
+from netc.wiring import Placed, Wiring, wire
+
+BATCH_AXIS = "N"
+
+
+@dataclass(frozen=True)
+class Term:
+    """A loss or metric of the network; `kind` as in the manifest."""
+
+    name: str
+    kind: str
+    mean: Mean
+
+
+@dataclass(frozen=True)
+class Output:
+    """A top of the main path that no layer continues from; `activation` is what a loss applies to it."""
+
+    name: str
+    value: ir.Value
+    activation: str | None
+
+
+@dataclass
+class Network:
+    """A lowered network.
+
+    Attributes:
+        net: graph, state and updates of statistics.
+        batch: the graph inputs that hold a batch, by name.
+        terms: losses and metrics, in order, the total first.
+        outputs: what inference returns.
+        tops: the value of each layer and input that could be lowered.
+    """
+
+    net: Context
+    batch: dict[str, ir.Value] = field(default_factory=dict)
+    terms: list[Term] = field(default_factory=list)
+    outputs: list[Output] = field(default_factory=list)
+    tops: dict[str, ir.Value] = field(default_factory=dict)
+
+
+def lower(
+    loaded: Loaded,
+    phase: Phase,
+    batch_size: int | None,
+    objectives: bool = True,
+    dtype: ir.DataType = ir.DataType.FLOAT,
+) -> Network:
+    """Lower a spec.
+
+    Args:
+        loaded: the spec.
+        phase: `train` or `test`.
+        batch_size: a number, or None for a symbolic batch axis.
+        objectives: whether losses, metrics and sides take part.
+        dtype: the floating-point type of the graph.
+
+    Raises:
+        SpecError: with every mistake of the spec that shows in this phase.
+    """
+    return _Lowering(loaded, phase, batch_size, objectives, dtype).run()
+
+
+class _Lowering:
+    def __init__(
+        self, loaded: Loaded, phase: Phase, batch_size: int | None, objectives: bool, dtype: ir.DataType
+    ) -> None:
+        self._loaded, self._phase, self._objectives = loaded, phase, objectives
+        self._axis: int | str = BATCH_AXIS if batch_size is None else batch_size
+        self._wiring: Wiring = wire(loaded, phase)
+        self._diagnostics: list[Diagnostic] = [*loaded.diagnostics, *self._wiring.diagnostics]
+        solver = loaded.spec.solver
+        self._net = Context(
+            GraphBuilder(loaded.spec.name, dtype), phase, random_seed=solver.random_seed, planned=solver.max_iter or 1
+        )
+        self._network = Network(self._net)
+        self._weights: list[ir.Value | float] = []  # of the losses among the terms, in their order
+
+    def run(self) -> Network:
+        """Lower everything, then raise all mistakes at once."""
+        for name, declared in self._loaded.spec.inputs.items():
+            self._input(name, declared)
+        for placed in self._wiring.placed:
+            if self._objectives or not (placed.sides or placed.is_objective):
+                self._layer(placed)
+        if self._diagnostics:
+            raise SpecError(self._diagnostics)
+        if self._objectives:
+            self._total()
+        self._collect_outputs()
+        return self._network
+
+    def _input(self, name: str, declared: Input) -> None:
+        g = self._net.g
+        if declared.shape is None:
+            value = g.input(name, ir.DataType.INT32, [self._axis])
+            self._network.batch[name] = self._network.tops[name] = value
+            return
+        raw = g.input(name, g.dtype, [self._axis, *declared.shape])
+        value = raw
+        if not any(top.dtype == g.dtype for top in self._network.tops.values()):
+            # Preprocessing belongs to the first input with a shape: the image.
+            value = self._preprocess(name, raw, declared.shape)
+        self._network.batch[name], self._network.tops[name] = raw, value
+
+    def _preprocess(self, name: str, value: ir.Value, shape: Sequence[int]) -> ir.Value:
+        g, data = self._net.g, self._loaded.spec.data
+        mean = np.array(data.mean, g.dtype.numpy())
+        if mean.ndim and mean.size != shape[0]:
+            self._report(("data", "mean"), f"mean has {mean.size} values for the {shape[0]} channels of {name}")
+            return value
+        with g.origin(Origin(name, "preprocess")), g.arithmetic():
+            if mean.any():
+                value = value - g.constant(mean.reshape([-1] + [1] * (len(shape) - 1)) if mean.ndim else mean)
+            return value * data.scale if data.scale != 1.0 else value
+
+    def _layer(self, placed: Placed) -> None:
+        layer, tops = placed.layer, self._network.tops
+        known = [tops[name] for name in placed.bottoms if name is not None and name in tops]
+        if len(known) < len(placed.bottoms):
+            return
+        position = self._loaded.tree.position(placed.path)
+        place = f"{position.file}:{position.line}" if position.line else position.file
+        self._net.enter(layer, self._meets_rectifier(placed))
+        try:
+            with self._net.g.origin(Origin(layer.name, "forward", place)):
+                top = layer.lower(self._net, *known)
+            self._net.leave()
+        except LayerError as error:
+            path = placed.path if error.field is None else (*placed.path, error.field)
+            self._report(path, f"{layer.name}: {error}")
+            return
+        if isinstance(top, Mean):
+            self._term(placed, top)
+        else:
+            tops[layer.name] = top
+
+    def _meets_rectifier(self, placed: Placed) -> bool:
+        readers = self._wiring.readers(placed.layer.name)
+        return any(r.layer.rectifies or (r.layer.passes_rectifier and self._meets_rectifier(r)) for r in readers)
+
+    def _term(self, placed: Placed, mean: Mean) -> None:
+        layer, g = placed.layer, self._net.g
+        if isinstance(layer, Metric):
+            self._network.terms.append(Term(layer.name, layer.kind, mean))
+        elif isinstance(layer, Loss):
+            with g.origin(Origin(layer.name, "weight")), g.arithmetic():
+                weight: ir.Value | float = layer.loss_weight
+                for side in placed.sides:
+                    weight = side.loss_weight.value(g, self._net.progress) * weight
+            self._weights.append(weight)
+            self._network.terms.append(Term(layer.name, "side_loss" if placed.sides else "loss", mean))
+        else:
+            raise AssertionError(f"{layer.name} is neither a loss nor a metric but returned a mean")
+
+    def _total(self) -> None:
+        """Sum the losses times their weights: the objective."""
+        g = self._net.g
+        losses = [term for term in self._network.terms if term.kind in ("loss", "side_loss")]
+        with g.origin(Origin("total")), g.arithmetic():
+            total: ir.Value | None = None
+            for term, weight in zip(losses, self._weights, strict=True):
+                part = term.mean.value if isinstance(weight, float) and weight == 1.0 else term.mean.value * weight
+                total = part if total is None else total + part
+        assert total is not None, "wiring lets no spec without a loss pass"
+        first = next(iter(self._network.batch.values()))
+        with g.origin(Origin("total")):
+            self._network.terms.insert(0, Term("total", "total", Mean(total, self._net.batch_count(first))))
+
+    def _collect_outputs(self) -> None:
+        for placed in self._wiring.placed:
+            name = placed.layer.name
+            if placed.sides or placed.is_objective or name not in self._network.tops:
+                continue
+            readers = [r for r in self._wiring.readers(name) if not r.sides]
+            if all(reader.is_objective for reader in readers):
+                losses = [r.layer for r in readers if isinstance(r.layer, Loss) and r.bottoms[0] == name]
+                activation = next((loss.activation for loss in losses), None)
+                self._network.outputs.append(Output(name, self._network.tops[name], activation))
+
+    def _report(self, path: tuple[str | int, ...], message: str) -> None:
+        self._diagnostics.append(self._loaded.at(path, message))

@@ -1,0 +1,5 @@
+"""The solver: learning-rate policies, update rules and the assembly of one optimizer step, all in the graph."""
+
+from netc.solver.rules import SOLVERS
+
+__all__ = ["SOLVERS"]

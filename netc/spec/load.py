@@ -1,0 +1,130 @@
+"""Tree to NetSpec: validate every section, name what is unnamed, turn each mistake into a positioned sentence."""
+
+import copy
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NoReturn
+
+import onnx_ir as ir
+from pydantic import ValidationError
+
+from netc.declared import as_list, sentence
+from netc.errors import Diagnostic, SpecError
+from netc.layers.base import Layer
+from netc.layers.context import Context
+from netc.solver.rules import SGD
+from netc.spec.model import Data, NetSpec
+from netc.spec.tree import Tree
+
+Path = tuple[str | int, ...]
+
+
+class Unknown(Layer):
+    """Stands in for a layer with mistakes, so that the rest of the spec can be checked in the same go.
+
+    Its top fits every reader: one mistake, one message.
+    """
+
+    type: Literal["Unknown"] = "Unknown"
+
+    def lower(self, net: Context, *x: ir.Value) -> NoReturn:  # noqa: D102
+        raise AssertionError("an unknown layer is never lowered")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A validated spec, the tree that gives its parts their positions, and the mistakes found so far."""
+
+    spec: NetSpec
+    tree: Tree
+    diagnostics: tuple[Diagnostic, ...] = ()
+
+    def at(self, path: Sequence[str | int], message: str, key: bool = False) -> Diagnostic:
+        """Return a diagnostic at the place of `path`."""
+        return Diagnostic(self.tree.position(path, key=key), message)
+
+
+def load(tree: Tree) -> Loaded:
+    """Validate a tree.
+
+    Layers with mistakes become `Unknown`, a broken solver or data section a stand-in, with the mistakes in
+    `diagnostics`; what remains can still be wired and checked.
+
+    Raises:
+        SpecError: so much is wrong that nothing remains to be checked.
+    """
+    value = copy.deepcopy(tree.value)
+    _name_layers(value.get("layers"), used=_names(value.get("layers")))
+    try:
+        return Loaded(NetSpec.model_validate(value), tree)
+    except ValidationError as error:
+        mistakes = error.errors()
+    diagnostics = tuple(_diagnostic(tree, mistake) for mistake in mistakes)
+    for mistake in mistakes:
+        _replace(value, mistake["loc"])
+    try:
+        return Loaded(NetSpec.model_validate(value), tree, diagnostics)
+    except ValidationError:
+        raise SpecError(diagnostics) from None
+
+
+def _diagnostic(tree: Tree, mistake: Any) -> Diagnostic:
+    message = sentence(mistake)
+    return Diagnostic(tree.position(mistake["loc"], key="has no field" in message), message)
+
+
+def _name_layers(layers: Any, used: set[str]) -> None:
+    """Give each layer without a name the next free one of its type, such as relu1."""
+    for layer in layers if isinstance(layers, list) else ():
+        if not isinstance(layer, dict):
+            continue
+        kind = layer.get("type")
+        if layer.get("name") in (None, "") and isinstance(kind, str):
+            number = next(n for n in range(1, len(used) + 2) if f"{kind.lower()}{n}" not in used)
+            layer["name"] = f"{kind.lower()}{number}"
+            used.add(layer["name"])
+        side = layer.get("side")
+        if isinstance(side, dict):
+            _name_layers(side.get("layers"), used)
+
+
+def _names(layers: Any) -> set[str]:
+    found: set[str] = set()
+    for layer in layers if isinstance(layers, list) else ():
+        if isinstance(layer, dict):
+            if isinstance(layer.get("name"), str):
+                found.add(layer["name"])
+            if isinstance(layer.get("side"), dict):
+                found |= _names(layer["side"].get("layers"))
+    return found
+
+
+def _replace(value: dict[str, Any], path: Path) -> None:
+    """Put a stand-in where a mistake was found: the innermost layer around it, or the section."""
+    if path[:1] == ("solver",):
+        value["solver"] = SGD(base_lr=1.0, max_epochs=1)
+    elif path[:1] == ("data",):
+        value["data"] = Data(source="unknown")
+    layers, index = None, 0
+    inside: Any = value
+    for part, after in itertools.pairwise((*path, None)):
+        if part not in (inside if isinstance(inside, dict) else range(len(inside)) if isinstance(inside, list) else ()):
+            break
+        inside = inside[part]
+        if part == "layers" and isinstance(inside, list) and isinstance(after, int):
+            layers, index = inside, after
+    if layers is not None:
+        layers[index] = _unknown(layers[index], index)
+
+
+def _unknown(broken: Any, index: int) -> Layer:
+    """Keep of a broken layer what names it and what it reads."""
+    given = broken if isinstance(broken, dict) else {}
+    name, bottoms = given.get("name"), as_list(given.get("bottom", []))
+    sound = isinstance(bottoms, list) and all(isinstance(bottom, str) for bottom in bottoms)
+    return Unknown.model_construct(
+        type="Unknown",
+        name=name if isinstance(name, str) else f"unknown layer {index}",
+        bottom=bottoms if sound else [],
+    )

@@ -1,0 +1,163 @@
+"""Who reads whom: resolve names of layers, bottoms and branches before anything is lowered.
+
+Goals: every layer in order with the names of its bottoms; duplicates, unknown and hidden names reported.
+Non-goals: shapes and types; those are the layers' business.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from netc.errors import Diagnostic, did_you_mean
+from netc.layers.base import Layer, Loss, Metric, Phase, Side
+from netc.spec.load import Loaded, Path, Unknown
+
+# Names of tensors that every step has beside the layers' own.
+RESERVED = {"step", "seed", "max_steps", "total", "lr"}
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A layer that takes part in a phase: its place in the spec, its bottoms, the branches that it stands in."""
+
+    layer: Layer
+    path: Path
+    bottoms: tuple[str | None, ...]  # None: a bottom that could not be resolved and was reported
+    sides: tuple[Side, ...] = ()
+
+    @property
+    def is_objective(self) -> bool:
+        """Whether the layer is a loss or a metric, which no other layer continues from."""
+        return isinstance(self.layer, Loss | Metric)
+
+
+@dataclass
+class Wiring:
+    """All layers of one phase in order, and the mistakes found on the way."""
+
+    placed: list[Placed] = field(default_factory=list)
+    diagnostics: list[Diagnostic] = field(default_factory=list)
+
+    def readers(self, name: str) -> list[Placed]:
+        """Return the layers that have `name` among their bottoms."""
+        return [p for p in self.placed if name in p.bottoms]
+
+
+def wire(loaded: Loaded, phase: Phase) -> Wiring:
+    """Resolve the names of a spec for one phase."""
+    return _Wirer(loaded, phase).run()
+
+
+class _Wirer:
+    def __init__(self, loaded: Loaded, phase: Phase) -> None:
+        self._loaded, self._phase = loaded, phase
+        self._wiring = Wiring()
+        spec = loaded.spec
+        self._labels = [name for name, declared in spec.inputs.items() if declared.classes is not None]
+        self._known: dict[str, Path] = {name: ("inputs", name) for name in spec.inputs}
+        self._hidden: dict[str, str] = {}  # names inside a finished branch, with the layer it belongs to
+
+    def run(self) -> Wiring:
+        spec = self._loaded.spec
+        for name in spec.inputs:
+            if name in RESERVED:
+                self._report(("inputs", name), f'"{name}" is a name that every step uses; rename this input', key=True)
+        first = next((name for name, declared in spec.inputs.items() if declared.shape is not None), None)
+        self._layers(spec.layers, ("layers",), set(spec.inputs), first, ())
+        losses = [p for p in self._wiring.placed if isinstance(p.layer, Loss | Unknown) and not p.sides]
+        if not losses:
+            remedy = "end the layers with one, such as {name: loss, type: SoftmaxWithLoss}"
+            self._report(("layers",), f"the spec has no loss, so there is nothing to train; {remedy}", key=True)
+        return self._wiring
+
+    def _layers(
+        self, layers: Sequence[Layer], path: Path, visible: set[str], above: str | None, sides: tuple[Side, ...]
+    ) -> None:
+        for index, layer in enumerate(layers):
+            here = (*path, index)
+            if layer.include is not None and layer.include.phase != self._phase:
+                continue
+            self._check_name(layer, here)
+            bottoms = self._bottoms(layer, here, visible, above)
+            placed = Placed(layer, here, bottoms, sides)
+            self._wiring.placed.append(placed)
+            visible.add(layer.name)
+            if not placed.is_objective:
+                above = layer.name
+            if layer.side is not None:
+                self._branch(layer, here, visible, sides)
+
+    def _branch(self, owner: Layer, path: Path, visible: set[str], sides: tuple[Side, ...]) -> None:
+        assert owner.side is not None
+        if isinstance(owner, Loss | Metric):
+            self._report((*path, "side"), f"{owner.name}: a {owner.type} has no top that a side could branch off")
+            return
+        inside = set(visible)
+        before = len(self._wiring.placed)
+        self._layers(owner.side.layers, (*path, "side", "layers"), inside, owner.name, (*sides, owner.side))
+        if not any(isinstance(p.layer, Loss | Unknown) for p in self._wiring.placed[before:]):
+            self._report((*path, "side"), f"the side of {owner.name} ends in no loss", key=True)
+        self._hidden |= dict.fromkeys(inside - visible, owner.name)
+
+    def _check_name(self, layer: Layer, path: Path) -> None:
+        if layer.name in RESERVED:
+            self._report((*path, "name"), f'"{layer.name}" is a name that every step uses; rename this layer')
+        elif layer.name in self._known:
+            first = self._loaded.tree.position(self._known[layer.name])
+            place = f"line {first.line}" if first.line else first.file
+            self._report((*path, "name"), f'the name "{layer.name}" is taken already ({place}); names must be unique')
+        self._known.setdefault(layer.name, path)
+
+    def _bottoms(self, layer: Layer, path: Path, visible: set[str], above: str | None) -> tuple[str | None, ...]:
+        names: list[str | None] = list(layer.bottom)
+        if isinstance(layer, Unknown):
+            return (None,)
+        if not names:
+            if above is None:
+                self._report(path, f"{layer.name}: no layer above it and no input with a shape; give bottom")
+                return (None,)
+            names = [above]
+            if layer.takes_labels and not self._labels:
+                self._report(
+                    path,
+                    f"{layer.name}: {layer.type} needs labels; declare an input such as `label: {{classes: 10}}`",
+                )
+                return (None,)
+            if layer.takes_labels:
+                names.append(self._labels[0])
+        if len(names) < layer.min_bottoms or (layer.max_bottoms is not None and len(names) > layer.max_bottoms):
+            self._report((*path, "bottom"), f"{layer.name}: {layer.type} {_arity(layer)}, got {len(names)}")
+            return (None,)
+        return tuple(name if self._resolves(str(name), layer, path, visible) else None for name in names)
+
+    def _resolves(self, name: str, layer: Layer, path: Path, visible: set[str]) -> bool:
+        if name in visible:
+            return True
+        if name in self._hidden:
+            reason = f'"{name}" is inside the side of {self._hidden[name]}, which inference does not have'
+        elif name == layer.name:
+            reason = f'"{name}" is the layer itself'
+        elif any(p.name == name for p in _all_layers(self._loaded.spec.layers)):
+            reason = f'"{name}" is not above this layer, or not part of the {self._phase} phase'
+        else:
+            reason = f'unknown bottom "{name}"{did_you_mean(name, visible)}'
+        self._report((*path, "bottom"), f"{layer.name}: {reason}")
+        return False
+
+    def _report(self, path: Path, message: str, key: bool = False) -> None:
+        self._wiring.diagnostics.append(self._loaded.at(path, message, key=key))
+
+
+def _arity(layer: Layer) -> str:
+    low, high = layer.min_bottoms, layer.max_bottoms
+    number = "one bottom" if (low, high) == (1, 1) else f"{low} bottoms" if low == high else f"at least {low} bottoms"
+    example = ", such as [ip2, label]" if layer.takes_labels else ""
+    return f"takes {number}{example}"
+
+
+def _all_layers(layers: Sequence[Layer]) -> list[Layer]:
+    found: list[Layer] = []
+    for layer in layers:
+        found.append(layer)
+        if layer.side is not None:
+            found += _all_layers(layer.side.layers)
+    return found
