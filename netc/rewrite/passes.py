@@ -3,9 +3,8 @@
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from netc.graph import GraphBuilder
 from netc.graph.builder import IR_VERSION
-from netc.graph.verify import verify
+from netc.graph.verify import VerificationError, verify
 from netc.rewrite import batch_normalization
 from netc.rewrite.replay import replay
 
@@ -18,18 +17,15 @@ def optimize_step(graph: ir.Graph, dtype: ir.DataType = ir.DataType.FLOAT) -> ir
 
 
 def clean(graph: ir.Graph) -> ir.Graph:
-    """Remove what repeats and what nobody reads: copies, common subexpressions, dead nodes and constants."""
+    """Remove what repeats and what nobody reads: common subexpressions, dead nodes and constants.
+
+    Names and order of the outputs are kept; two outputs may compute the same.
+    """
+    names = [value.name for value in graph.outputs]
     model = ir.Model(graph, ir_version=IR_VERSION)
-    for rewrite in (
-        common.IdentityEliminationPass(),
-        common.CommonSubexpressionEliminationPass(),
-        common.RemoveUnusedNodesPass(),
-    ):
+    for rewrite in (common.CommonSubexpressionEliminationPass(), common.RemoveUnusedNodesPass()):
         model = rewrite(model).model
         verify(model.graph, type(rewrite).__name__)
+        if [value.name for value in model.graph.outputs] != names:
+            raise VerificationError(f"{type(rewrite).__name__} changed the outputs of {graph.name}")
     return model.graph
-
-
-def cleaned(g: GraphBuilder) -> ir.Graph:
-    """Return the graph of a builder, cleaned."""
-    return clean(g.graph)

@@ -20,7 +20,7 @@ _CONSTANTS: dict[str, Scalar] = {
     **dict.fromkeys(("-.inf", "-.Inf", "-.INF"), -math.inf),
     **dict.fromkeys((".nan", ".NaN", ".NAN"), math.nan),
 }
-_INT = re.compile(r"(?P<sign>[-+]?)0*(?P<decimal>[0-9]+)|0o0*(?P<octal>[0-7]+)|0x0*(?P<hex>[0-9a-fA-F]+)")
+_INT = re.compile(r"(?P<sign>[-+]?)(?P<decimal>[0-9]+)|0o(?P<octal>[0-7]+)|0x(?P<hex>[0-9a-fA-F]+)")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _STANDARD_TAGS = "tag:yaml.org,2002:"
 _TAGGED_TYPES: dict[str, tuple[type, ...]] = {
@@ -84,7 +84,7 @@ def shown(value: Scalar, quoted: bool = False) -> str:
 
 def _integer(text: str, match: re.Match[str]) -> int:
     digits, base = next(
-        (digits, base)
+        (digits.lstrip("0") or "0", base)
         for digits, base in ((match["decimal"], 10), (match["octal"], 8), (match["hex"], 16))
         if digits is not None
     )

@@ -16,8 +16,11 @@ from netc.spec.scalars import shown
 
 _DIRECTIVE = 'lines that start with "%" are not part of the language; remove this line'
 _TAB = "a tab stands where YAML wants spaces; indent with spaces"
-_NO_SPACE = re.compile(r"[\s-]*[^\s:#'\"\[\]{},]+:(?=[^\s:])")  # `key:value` at the start of a line
-_UNPRINTABLE = re.compile(r"[^\t\n\r -~\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+# `key:value` at the start of a line. Possessive, or a line of a million dashes would take quadratic time.
+_NO_SPACE = re.compile(r"[\s-]*+[^\s:#'\"\[\]{},]++:(?=[^\s:])")
+# YAML's printable characters, less U+FEFF inside a text, which is invisible, and less U+0085, U+2028 and U+2029:
+# line breaks for pyyaml, but not since YAML 1.2.
+_FORBIDDEN = re.compile(r"[^\t\n\r -~\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Source:
 
     @cached_property
     def lines(self) -> list[str]:
-        """The lines, broken where YAML breaks them (of the other breaks of `splitlines` none is printable)."""
+        """The lines; all that `splitlines` breaks at besides "\\n" and "\\r" is forbidden in a spec."""
         return self.text.splitlines()
 
     def position(self, line: int, column: int) -> Position:
@@ -43,9 +46,9 @@ def at(position: Position) -> str:
     return f"at line {position.line}, column {position.column}" if position.line else "before it"
 
 
-def unprintable(source: Source) -> Diagnostic | None:
-    """Return the complaint about the first character that no YAML text may contain."""
-    match = _UNPRINTABLE.search(source.text)
+def forbidden_character(source: Source) -> Diagnostic | None:
+    """Return the complaint about the first character that no spec may contain."""
+    match = _FORBIDDEN.search(source.text)
     if match is None:
         return None
     before = (source.text[: match.start()] + "x").splitlines()
@@ -205,8 +208,8 @@ _SENTENCES: list[tuple[tuple[str, ...], Callable[[_Problem], Diagnostic]]] = [
     (("block mapping", "block collection"), _unaligned),
     (("sequence entries",), lambda p: p.here('a list cannot start here; start a new line, or write "[a, b]"')),
     (("mapping keys",), lambda p: p.here('a value cannot start with "?"; put the text in quotes')),
+    (("directive", "incompatible"), _directive),
     (("alphabetic",), _no_name),
     (("block scalar",), lambda p: p.here(f'only "+", "-" or a digit may follow "{p.start_character}"')),
     ((" tag",), lambda p: p.at_start('tags are not part of the language; remove "!" or put the text in quotes')),
-    (("directive", "incompatible"), _directive),
 ]

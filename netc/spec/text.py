@@ -14,7 +14,7 @@ import yaml
 
 from netc.errors import Diagnostic, Position, SpecError
 from netc.spec.scalars import Scalar, ScalarError, is_collection_tag, resolve, resolve_tagged, shown, tag_message
-from netc.spec.syntax import Source, at, directive, explain, unprintable
+from netc.spec.syntax import Source, at, directive, explain, forbidden_character
 from netc.spec.tree import Entry, Node, Tree, weight
 
 __all__ = ["MAX_BYTES", "MAX_DEPTH", "MAX_NODES", "Tree", "parse_node", "parse_tree", "read_tree"]
@@ -69,7 +69,7 @@ def parse_node(source: Source) -> Node | None:
     """Parse a text that holds at most one value of any kind; None where it holds none."""
     if len(source.text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
         _refuse(source.file, _TOO_LARGE)
-    if bad := unprintable(source):
+    if bad := forbidden_character(source):
         raise SpecError([bad])
     if not source.text.endswith("\n"):
         # So that both parsers agree where an unclosed bracket or quote ends.
