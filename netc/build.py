@@ -35,7 +35,7 @@ def build(loaded: Loaded, target: Target = "cpu", dtype: ir.DataType = FLOAT) ->
     train = train_program(loaded, training, dtype)
     state |= training.net.state
     programs = {"train": train, "eval": eval_program(loaded, testing), **inference_programs(loaded, inference)}
-    return Artifact(loaded.spec, target, programs, list(state.values()), metric_entries(training))
+    return Artifact(loaded.spec, target, programs, list(state.values()), metric_entries(training), training)
 
 
 def train_program(loaded: Loaded, network: Network, dtype: ir.DataType) -> Program:

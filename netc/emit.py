@@ -7,7 +7,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,13 @@ import onnx_ir as ir
 from safetensors.numpy import save
 
 from netc import __version__
-from netc.errors import EnvironmentProblem, NetcError
+from netc.errors import Diagnostic, EnvironmentProblem, UsageError
 from netc.graph import shape_of
 from netc.graph.builder import IR_VERSION, OPSET
 from netc.graph.rules import broken_rule
 from netc.graph.verify import VerificationError
 from netc.layers.context import StateTensor
+from netc.network import Network
 from netc.spec.model import NetSpec
 
 Entry = dict[str, Any]
@@ -39,13 +40,19 @@ class Program:
 
 @dataclass
 class Artifact:
-    """Everything that an artifact consists of, before it is written."""
+    """Everything that an artifact consists of, before it is written; `network` is the lowered training network."""
 
     spec: NetSpec
     target: str
     programs: dict[str, Program]
     state: Sequence[StateTensor]
-    metrics: Sequence[Entry] = field(default_factory=list)
+    metrics: Sequence[Entry]
+    network: Network
+
+    @property
+    def warnings(self) -> Sequence[Diagnostic]:
+        """What is allowed but hardly meant."""
+        return self.network.warnings
 
     def manifest(self) -> Entry:
         """Return the content of manifest.json."""
@@ -128,10 +135,11 @@ def write(artifact: Artifact, folder: Path) -> None:
     """Write an artifact; an older artifact at the same place is replaced once the new one is complete.
 
     Raises:
-        NetcError: the folder holds something else than an artifact, or cannot be written.
+        UsageError: the folder holds something else than an artifact.
+        EnvironmentProblem: the folder cannot be written.
     """
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / "manifest.json").exists())):
-        raise NetcError(f"{folder} exists and is not a compiled artifact; choose another folder with -o")
+        raise UsageError(f"{folder} exists and is not a compiled artifact; choose another folder with -o")
     models, state = artifact.models(), artifact.initial_state()
     manifest = json.dumps(artifact.manifest(), indent=1) + "\n"
     try:

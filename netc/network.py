@@ -49,6 +49,8 @@ class Network:
         terms: losses and metrics, in order, the total first.
         outputs: what inference returns.
         tops: the value of each layer and input that could be lowered.
+        placed: the layers that take part, in order.
+        warnings: what is allowed but hardly meant.
     """
 
     net: Context
@@ -56,6 +58,8 @@ class Network:
     terms: list[Term] = field(default_factory=list)
     outputs: list[Output] = field(default_factory=list)
     tops: dict[str, ir.Value] = field(default_factory=dict)
+    placed: list[Placed] = field(default_factory=list)
+    warnings: list[Diagnostic] = field(default_factory=list)
 
 
 def lower(
@@ -92,7 +96,7 @@ class _Lowering:
         self._net = Context(
             GraphBuilder(loaded.spec.name, dtype), phase, random_seed=solver.random_seed, planned=solver.max_iter or 1
         )
-        self._network = Network(self._net)
+        self._network = Network(self._net, placed=self._wiring.placed)
         self._weights: list[ir.Value | float] = []  # of the losses among the terms, in their order
 
     def run(self) -> Network:
@@ -144,7 +148,8 @@ class _Lowering:
         try:
             with self._net.g.origin(Origin(layer.name, "forward", place)):
                 top = layer.lower(self._net, *known)
-            self._net.leave()
+            for message in self._net.leave():
+                self._network.warnings.append(self._loaded.at(placed.path, f"{layer.name}: {message}"))
         except LayerError as error:
             path = placed.path if error.field is None else (*placed.path, error.field)
             self._report(path, f"{layer.name}: {error}")

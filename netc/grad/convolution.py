@@ -31,6 +31,8 @@ class Geometry:
         """Read the geometry off a Conv or ConvTranspose with explicit pads."""
         if site.attribute("auto_pad") not in (b"NOTSET", "NOTSET"):
             raise AssertionError(f"{site.node.name}: auto_pad has no differentiation rule; give explicit pads")
+        if "output_shape" in site.node.attributes:
+            raise AssertionError(f"{site.node.name}: output_shape has no differentiation rule; give explicit pads")
         kernel = [int(n) for n in shape_of(site.x[1])[2:]]
         ones = [1] * len(kernel)
         return cls(

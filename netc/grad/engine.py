@@ -43,7 +43,9 @@ def gradients(g: GraphBuilder, table: Table, objective: ir.Value, wrt: Sequence[
         raise AssertionError(f"the objective {objective.name} is not a scalar but {shape_of(objective)}")
     nodes = _between(g.graph, wrt, objective)
     cotangents: dict[ir.Value, ir.Value] = {}
-    active = set(wrt) | {output for node in nodes for output in node.outputs[:1]}
+    # Whole numbers and booleans have no derivative: what passes through them, say a rounding Cast, carries none.
+    values = [*wrt, *(output for node in nodes for output in node.outputs[:1])]
+    active = {value for value in values if value.dtype is not None and value.dtype.is_floating_point()}
     if objective in active:
         one = np.ones([], (objective.dtype or g.dtype).numpy())
         cotangents[objective] = g.constant(one)

@@ -17,7 +17,11 @@ def max_pool_dx(g: GraphBuilder, site: Site, dy: ir.Value) -> ir.Value:
     shape = [int(n) for n in shape_of(site.x[0])]
     _, indices = g.widen(site.node, 2)
     kernel, strides = site.attribute("kernel_shape"), site.attribute("strides") or [1] * (len(shape) - 2)
-    apart = all(k <= s for k, s in zip(kernel, strides, strict=True))
+    dilations = site.attribute("dilations") or [1] * len(kernel)
+    if site.attribute("storage_order"):
+        raise AssertionError(f"{site.node.name}: storage_order 1 has no differentiation rule; its Indices differ")
+    # Dilated windows interleave: what counts is how far one reaches.
+    apart = all(d * (k - 1) < s for k, s, d in zip(kernel, strides, dilations, strict=True))
     flat = np.array([-1], np.int64)
     zeros = g.ConstantOfShape(
         g.constant(np.array([math.prod(shape)], np.int64)),
@@ -37,6 +41,8 @@ def average_pool_dx(g: GraphBuilder, site: Site, dy: ir.Value) -> ir.Value:
     axes = len(size)
     strides = site.attribute("strides") or [1] * axes
     pads = site.attribute("pads") or [0] * (2 * axes)
+    if site.attribute("auto_pad") not in (b"NOTSET", "NOTSET"):
+        raise AssertionError(f"{site.node.name}: auto_pad has no differentiation rule; give explicit pads")
     if site.attribute("ceil_mode"):
         raise AssertionError(f"{site.node.name}: ceil_mode has no differentiation rule; give explicit pads")
     outs = [int(d) for d in shape_of(dy)[2:]]

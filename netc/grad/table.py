@@ -45,8 +45,10 @@ def _static(value: ir.Value | None, site: Site) -> list[int]:
 
 def _reduced_axes(n: Site) -> list[int]:
     rank = len(shape_of(n.x[0]))
-    axes = n.given(1)
-    return sorted(axis % rank for axis in _static(axes, n)) if axes is not None else list(range(rank))
+    axes = _static(n.x[1], n) if n.given(1) is not None else []
+    if not axes and not n.attribute("noop_with_empty_axes"):
+        return list(range(rank))
+    return sorted(axis % rank for axis in axes)
 
 
 def _keep(g: GraphBuilder, n: Site, v: ir.Value) -> ir.Value:
@@ -70,7 +72,7 @@ def _mean_dx(g: GraphBuilder, n: Site, dy: ir.Value) -> ir.Value:
 def _extreme_dx(g: GraphBuilder, n: Site, dy: ir.Value) -> ir.Value:
     """Gradient of ReduceMax and ReduceMin: equal extremes share dy equally."""
     hit = _mask(g, g.Equal(n.x[0], _keep(g, n, n.y)), dy)
-    count = g.ReduceSum(hit, _ints(_reduced_axes(n)), keepdims=1)
+    count = g.ReduceSum(hit, _ints(_reduced_axes(n)), keepdims=1, noop_with_empty_axes=1)
     return hit * (_keep(g, n, dy) / count)
 
 

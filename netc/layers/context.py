@@ -49,6 +49,7 @@ class Context:
     _parameters: int = 0
     _rectified: bool = False
     _rng: CounterRNG | None = None
+    _warnings: list[str] = field(default_factory=list)
 
     # -- for layers --------------------------------------------------------------------------------------
 
@@ -57,6 +58,8 @@ class Context:
         layer = self._current()
         spec = layer.param[self._parameters] if self._parameters < len(layer.param) else ParamSpec()
         self._parameters += 1
+        if suffix == "weight" and isinstance(filler, Constant) and filler.value == 0.0:
+            self._warnings.append("all weights start at 0, so its units can never differ; use another weight_filler")
         return self._declare(
             StateTensor(
                 f"{layer.name}.{suffix}",
@@ -124,14 +127,20 @@ class Context:
         """Begin with a layer."""
         self._layer, self._parameters, self._rectified = layer, 0, rectified
 
-    def leave(self) -> None:
-        """End with a layer; raises LayerError if it was given more `param` entries than it has parameters."""
+    def leave(self) -> list[str]:
+        """End with a layer and return its warnings.
+
+        Raises:
+            LayerError: the layer was given more `param` entries than it has parameters.
+        """
         layer = self._current()
         if len(layer.param) > self._parameters:
             raise LayerError(
                 f"param: {len(layer.param)} entries, but {layer.name} has {self._parameters} parameters", "param"
             )
         self._layer = None
+        warnings, self._warnings = self._warnings, []
+        return warnings
 
     def _current(self) -> Layer:
         if self._layer is None:
