@@ -1,0 +1,232 @@
+"""The artifact folder as typed, frozen data: what manifest.json says (docs/artifact.md)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from netc_runtime.arrays import SAFETENSORS_DTYPES, Array
+from netc_runtime.errors import DamagedFileError, DriverError, ExitCode
+from netc_runtime.files import read_bounded
+from netc_runtime.jsonfields import MalformedError, field, objects, optional, parse_object
+from netc_runtime.tensorfile import TensorFile
+
+FORMAT = "netc.artifact"
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+INITIAL_STATE = "init.safetensors"
+_MANIFEST_LIMIT = 64 << 20
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One tensor of the state or one input or output of a graph.
+
+    `shape` holds integers, or the string "N" for a batch axis of any size. `feeds` is the name of the state or
+    input that takes an output's value, `field` the array of a data source, `weight` the output with the weight
+    of a mean, `activation` what a loss would still apply ("logits") or None.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+    role: str
+    feeds: str | None = None
+    field: str | None = None
+    classes: int | None = None
+    weight: str | None = None
+    activation: str | None = None
+
+    @classmethod
+    def parse(cls, entry: Mapping[str, Any]) -> "TensorSpec":
+        """Read one entry of the manifest; raises MalformedError."""
+        name, dtype = field(entry, "name", str), field(entry, "dtype", str)
+        if dtype not in SAFETENSORS_DTYPES:
+            raise MalformedError(f'the tensor "{name}" has the dtype "{dtype}", which this driver does not know')
+        shape = field(entry, "shape", list)
+        for axis in shape:
+            if not isinstance(axis, int | str) or isinstance(axis, bool) or (isinstance(axis, int) and axis < 0):
+                raise MalformedError(f'the tensor "{name}" has the shape {shape}')
+        return cls(
+            name=name,
+            dtype=dtype,
+            shape=tuple(shape),
+            role=field(entry, "role", str),
+            feeds=optional(entry, "feeds", str),
+            field=optional(entry, "field", str),
+            classes=optional(entry, "classes", int),
+            weight=optional(entry, "weight", str),
+            activation=optional(entry, "activation", str),
+        )
+
+    @property
+    def static_shape(self) -> tuple[int, ...]:
+        """The shape of a tensor without a batch axis of any size; raises DamagedFileError if it has one."""
+        sizes = tuple(axis for axis in self.shape if isinstance(axis, int))
+        if len(sizes) != len(self.shape):
+            raise DamagedFileError(f'the tensor "{self.name}" should have a fixed shape, not {list(self.shape)}')
+        return sizes
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """The shape of one sample: all axes but the first."""
+        return tuple(axis for axis in self.shape[1:] if isinstance(axis, int))
+
+
+@dataclass(frozen=True)
+class Interface:
+    """The inputs and outputs of one program, in its order."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    @classmethod
+    def parse(cls, entry: Mapping[str, Any]) -> "Interface":
+        """Read `inputs` and `outputs`; raises MalformedError."""
+        inputs = tuple(map(TensorSpec.parse, objects(entry, "inputs")))
+        return cls(inputs, tuple(map(TensorSpec.parse, objects(entry, "outputs"))))
+
+    def inputs_of(self, role: str) -> tuple[TensorSpec, ...]:
+        """Return the inputs of one role: state, batch or parameter."""
+        return tuple(spec for spec in self.inputs if spec.role == role)
+
+    @property
+    def fed(self) -> frozenset[str]:
+        """The names that the outputs give new values to."""
+        return frozenset(spec.feeds for spec in self.outputs if spec.feeds is not None)
+
+    def outputs_of(self, role: str) -> tuple[TensorSpec, ...]:
+        """Return the outputs of one role: next, metric, weight, output or parameter."""
+        return tuple(spec for spec in self.outputs if spec.role == role)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that a step reports; `kind` is total, loss, side_loss, accuracy or rate."""
+
+    name: str
+    kind: str
+    layer: str | None
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What the compiler wrote, validated; the tensors stay on disk until `initial_state`."""
+
+    folder: Path
+    name: str
+    netc_version: str
+    batch_size: int
+    spec_hash: str
+    spec: Mapping[str, Any]
+    state: tuple[TensorSpec, ...]
+    metrics: tuple[Metric, ...]
+    graphs: Mapping[str, Interface]
+    files: Mapping[str, str]
+
+    @classmethod
+    def load(cls, folder: Path) -> "Artifact":
+        """Read and validate `folder`; raises DriverError (2: no artifact there, 1: a damaged one)."""
+        path = folder / MANIFEST
+        if not folder.is_dir():
+            what = "is not a folder" if folder.exists() else "does not exist"
+            raise DriverError(f"{folder} {what}; give the folder that netc compile wrote", ExitCode.USAGE)
+        if not path.is_file():
+            raise DriverError(
+                f"{folder} is not a netc artifact: it has no {MANIFEST}; give the folder that netc compile wrote",
+                ExitCode.USAGE,
+            )
+        try:
+            artifact = cls._parse(folder, parse_object(read_bounded(path, _MANIFEST_LIMIT)))
+        except MalformedError as error:
+            raise DamagedFileError(f"{path} is not a manifest of netc: {error}; compile the spec again") from error
+        for file in (INITIAL_STATE, *artifact.files.values()):
+            if not (folder / file).is_file():
+                raise DamagedFileError(f"{folder} is incomplete: {file} is missing; compile the spec again")
+        return artifact
+
+    @classmethod
+    def _parse(cls, folder: Path, manifest: Mapping[str, Any]) -> "Artifact":
+        if manifest.get("format") != FORMAT:
+            raise MalformedError(f'"format" should be "{FORMAT}"')
+        version = field(manifest, "format_version", int)
+        if version != FORMAT_VERSION:
+            raise MalformedError(f"its format_version is {version}, this driver reads {FORMAT_VERSION}")
+        graphs, files = {}, {}
+        for key, entry in field(manifest, "graphs", dict).items():
+            if not isinstance(entry, dict):
+                raise MalformedError(f'the graph "{key}" should be a JSON object')
+            graphs[key] = Interface.parse(entry)
+            files[key] = field(entry, "file", str)
+            if Path(files[key]).name != files[key]:  # a manifest must not reach outside its folder
+                raise MalformedError(f'the graph "{key}" has the file "{files[key]}", which is not a plain file name')
+        artifact = cls(
+            folder=folder,
+            name=field(manifest, "name", str),
+            netc_version=field(manifest, "netc_version", str),
+            batch_size=field(manifest, "batch_size", int),
+            spec_hash=field(manifest, "spec_hash", str),
+            spec=field(manifest, "spec", dict),
+            state=tuple(map(TensorSpec.parse, objects(manifest, "state"))),
+            metrics=tuple(
+                Metric(field(entry, "name", str), field(entry, "kind", str), optional(entry, "layer", str))
+                for entry in objects(manifest, "metrics")
+            ),
+            graphs=graphs,
+            files=files,
+        )
+        artifact._check_references()
+        return artifact
+
+    def _check_references(self) -> None:
+        state = {spec.name for spec in self.state}
+        for key, graph in self.graphs.items():
+            inputs, outputs = {spec.name for spec in graph.inputs}, {spec.name for spec in graph.outputs}
+            for spec in graph.inputs_of("state"):
+                if spec.name not in state:
+                    raise MalformedError(f'{key} takes the state "{spec.name}", which is not declared')
+            for spec in graph.outputs_of("next"):
+                if spec.feeds not in state:
+                    raise MalformedError(
+                        f'{key} feeds "{spec.name}" to the state "{spec.feeds}", which is not declared'
+                    )
+            for spec in (*graph.outputs_of("metric"), *graph.outputs_of("weight")):
+                if spec.shape != ():
+                    raise MalformedError(f'the metric "{spec.name}" of {key} should be a scalar')
+            for spec in graph.outputs_of("metric"):
+                if key == "eval" and spec.weight not in outputs:
+                    raise MalformedError(f'the metric "{spec.name}" of eval has no output with its weight')
+            for spec in self.state:
+                if spec.role in ("seed", "max_steps") and key == "train" and spec.name in graph.fed:
+                    raise MalformedError(f'train changes the state "{spec.name}", which the host alone sets')
+            if key == "fold" and "infer" in self.graphs:
+                wanted = {spec.name for spec in self.graphs["infer"].inputs_of("parameter")}
+                missing = sorted(wanted - graph.fed)
+                if missing:
+                    raise MalformedError(f'fold computes no value for the parameter "{missing[0]}" of infer')
+            if len(inputs) != len(graph.inputs) or len(outputs) != len(graph.outputs):
+                raise MalformedError(f"{key} has two inputs or two outputs of one name")
+
+    def graph(self, key: str) -> Interface:
+        """Return the interface of a program; raises DriverError (2) where the spec gives none."""
+        if key not in self.graphs:
+            raise DriverError(
+                f'the artifact {self.folder} of "{self.name}" has no {key}.onnx, because its spec declares no loss; '
+                f"add a loss layer and compile it again",
+                ExitCode.USAGE,
+            )
+        return self.graphs[key]
+
+    def file(self, key: str) -> Path:
+        """Return the path of a program's ONNX file."""
+        self.graph(key)
+        return self.folder / self.files[key]
+
+    def initial_state(self) -> dict[str, Array]:
+        """Return the first state; raises DamagedFileError if the file does not match the manifest."""
+        with TensorFile(self.folder / INITIAL_STATE) as file:
+            return file.read(self.state)
+
+    def metrics_of(self, kind: str) -> tuple[str, ...]:
+        """Return the names of the metrics of one kind."""
+        return tuple(metric.name for metric in self.metrics if metric.kind == kind)

@@ -1,0 +1,200 @@
+"""Checkpoints: one safetensors file with the state and, as canonical JSON, everything else that a run continues from.
+
+Files of equal content are equal byte for byte: no times, no unordered metadata.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save as to_safetensors
+
+from netc_runtime.arrays import Array
+from netc_runtime.artifact import Artifact
+from netc_runtime.errors import DamagedFileError
+from netc_runtime.files import write_atomically
+from netc_runtime.jsonfields import MalformedError, canonical, field, optional, parse_object
+from netc_runtime.specs import require_same_spec
+from netc_runtime.tensorfile import TensorFile
+
+_METADATA_KEY = "netc"  # one key, because safetensors writes several in an order that changes from run to run
+_FORMAT = "netc.checkpoint"
+_FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best evaluation so far: metric, its value, and the step of its checkpoint."""
+
+    metric: str
+    value: float
+    step: int
+
+    @classmethod
+    def parse(cls, entry: Mapping[str, Any]) -> "Best":
+        """Read what a checkpoint's metadata says; raises MalformedError."""
+        return cls(field(entry, "metric", str), field(entry, "value", float), field(entry, "step", int))
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a run stands.
+
+    `step` counts updates, `epoch` finished epochs, `cursor` the batches done of the running epoch; `evaluated` says
+    that the state of this step has been evaluated; `sums` are the running epoch's sums of training metrics,
+    `rates` the learning rates of the last step.
+    """
+
+    step: int
+    epoch: int
+    cursor: int
+    evaluated: bool
+    sums: Mapping[str, float]
+    rates: Mapping[str, float]
+    best: Best | None
+
+    @classmethod
+    def start(cls) -> "Position":
+        """Return the position of a run without any step."""
+        return cls(step=0, epoch=0, cursor=0, evaluated=False, sums={}, rates={}, best=None)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """All that a run needs to continue exactly."""
+
+    state: Mapping[str, Array]
+    position: Position
+    seed: int
+    threads: int
+    device: str
+    spec: Mapping[str, Any]
+    spec_hash: str
+    netc_version: str
+    onnxruntime_version: str
+
+    def save(self, path: Path) -> None:
+        """Write the file atomically; raises DriverError (3 for a full disk or a refused permission)."""
+        write_atomically(path, to_safetensors(dict(self.state), {_METADATA_KEY: canonical(self._metadata())}))
+
+    def _metadata(self) -> dict[str, Any]:
+        position, best = self.position, self.position.best
+        return {
+            "format": _FORMAT,
+            "format_version": _FORMAT_VERSION,
+            "step": position.step,
+            "epoch": position.epoch,
+            "cursor": position.cursor,
+            "evaluated": int(position.evaluated),
+            "sums": dict(position.sums),
+            "rates": dict(position.rates),
+            "best": None if best is None else vars(best),
+            "seed": self.seed,
+            "threads": self.threads,
+            "device": self.device,
+            "spec": dict(self.spec),
+            "spec_hash": self.spec_hash,
+            "netc_version": self.netc_version,
+            "onnxruntime_version": self.onnxruntime_version,
+            "digest": _digest(self.state),
+        }
+
+    @classmethod
+    def load(cls, path: Path, artifact: Artifact) -> "Checkpoint":
+        """Read a checkpoint of the artifact's spec.
+
+        Raises DriverError: 2 if the file is absent or of another spec, DamagedFileError (1) if it is not complete.
+        """
+        with TensorFile(path) as file:
+            try:
+                metadata = parse_object(file.metadata.get(_METADATA_KEY, ""))
+                if metadata.get("format") != _FORMAT or metadata.get("format_version") != _FORMAT_VERSION:
+                    raise MalformedError(f"its format should be {_FORMAT} {_FORMAT_VERSION}")
+                checkpoint = cls._parse(metadata)
+                digest = field(metadata, "digest", str)
+            except MalformedError as error:
+                raise DamagedFileError(f"{path} is not a checkpoint of netc: {error}") from error
+            if checkpoint.spec_hash != artifact.spec_hash:
+                require_same_spec(f"the checkpoint {path}", checkpoint.spec, artifact.spec)
+            state = file.read(artifact.state)
+        if _digest(state) != digest:
+            raise DamagedFileError(f"{path} is damaged: its tensors do not have the digest that was recorded")
+        return cls(**{**vars(checkpoint), "state": state})
+
+    @classmethod
+    def _parse(cls, metadata: Mapping[str, Any]) -> "Checkpoint":
+        best = optional(metadata, "best", dict)
+        return cls(
+            state={},
+            position=Position(
+                step=field(metadata, "step", int),
+                epoch=field(metadata, "epoch", int),
+                cursor=field(metadata, "cursor", int),
+                evaluated=bool(field(metadata, "evaluated", int)),
+                sums=_numbers(field(metadata, "sums", dict)),
+                rates=_numbers(field(metadata, "rates", dict)),
+                best=None if best is None else Best.parse(best),
+            ),
+            seed=field(metadata, "seed", int),
+            threads=field(metadata, "threads", int),
+            device=field(metadata, "device", str),
+            spec=field(metadata, "spec", dict),
+            spec_hash=field(metadata, "spec_hash", str),
+            netc_version=field(metadata, "netc_version", str),
+            onnxruntime_version=field(metadata, "onnxruntime_version", str),
+        )
+
+
+@dataclass(frozen=True)
+class Newest:
+    """The newest sound checkpoint of a folder, and the damaged ones that are newer."""
+
+    path: Path
+    checkpoint: Checkpoint
+    damaged: tuple[Path, ...]
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Return the path of the checkpoint of one step."""
+    return folder / f"step_{step}.safetensors"
+
+
+def checkpoint_paths(folder: Path) -> list[Path]:
+    """Return the checkpoints of a folder, newest first, judged by their names alone."""
+    steps = [path.stem.removeprefix("step_") for path in folder.glob("step_*.safetensors")]
+    return [checkpoint_path(folder, step) for step in sorted((int(s) for s in steps if s.isdecimal()), reverse=True)]
+
+
+def newest(folder: Path, artifact: Artifact, warn: Callable[[str], None]) -> Newest | None:
+    """Return the newest sound checkpoint, or None if there is no checkpoint at all; `warn` hears of damaged ones.
+
+    Raises DriverError: 1 if all are damaged, 2 if one is of another spec.
+    """
+    damaged: list[Path] = []
+    for path in checkpoint_paths(folder):
+        try:
+            return Newest(path, Checkpoint.load(path, artifact), tuple(damaged))
+        except DamagedFileError as error:
+            warn(f"{error}; trying the checkpoint before it")
+            damaged.append(path)
+    if damaged:
+        raise DamagedFileError(f"all {len(damaged)} checkpoints in {folder} are damaged; start a new run")
+    return None
+
+
+def _numbers(entry: Mapping[str, Any]) -> dict[str, float]:
+    # What was not finite stands as null, and no sum with it becomes finite again.
+    return {name: math.nan if entry[name] is None else field(entry, name, float) for name in entry}
+
+
+def _digest(state: Mapping[str, Array]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        array = state[name]
+        digest.update(f"{name} {array.dtype} {array.shape} ".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()

@@ -1,0 +1,105 @@
+"""Data sources: what `data:` of a spec may name, and the checks of that section.
+
+A new source is one class in this folder and one entry of `SOURCES`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from netc_runtime.arrays import shape_text
+from netc_runtime.data.base import Problem, Source
+from netc_runtime.data.digits import Digits
+from netc_runtime.data.idx import IDX
+from netc_runtime.data.resize import resize_bilinear
+from netc_runtime.errors import DriverError, ExitCode, did_you_mean
+
+SOURCES: Mapping[str, type[Source]] = {
+    "digits": Digits,
+    "mnist": IDX,
+    "fashion_mnist": IDX,
+    "idx": IDX,
+}
+
+# Keys of `data` that belong to no source: batch_size, mean and scale are compiled into the graphs.
+COMMON_KEYS = frozenset({"source", "batch_size", "resize", "mean", "scale"})
+
+_RESIZE_LIMIT = 16 << 30
+
+
+def source_class(data: Mapping[str, Any]) -> type[Source]:
+    """Return the class of `data.source`; raises DriverError (2) if it is unknown."""
+    name = data.get("source")
+    if not isinstance(name, str) or name not in SOURCES:
+        raise DriverError(f"data.source: {_unknown_source(name)}", ExitCode.USAGE)
+    return SOURCES[name]
+
+
+def check_options(data: Mapping[str, Any]) -> list[Problem]:
+    """Return all mistakes of a `data` section as (key path under `data`, sentence); reads no data."""
+    name = data.get("source")
+    if not isinstance(name, str) or name not in SOURCES:
+        return [(("source",), _unknown_source(name))]
+    source = SOURCES[name]
+    options = _options(data)
+    problems: list[Problem] = [
+        ((key,), f'unknown option "{key}" of the source "{name}"{did_you_mean(key, source.options | COMMON_KEYS)}')
+        for key in options
+        if key not in source.options
+    ]
+    resize = data.get("resize")
+    if resize is not None and not _is_size(resize):
+        problems.append((("resize",), f"resize should be [height, width] in pixels, at least 1, not {resize}"))
+    return problems + source.check(name, options)
+
+
+def open_source(data: Mapping[str, Any]) -> Source:
+    """Load the train and test split of a `data` section, resized to `data.resize` if that is given.
+
+    Raises DriverError: 2 for a wrong section or a missing path, 1 for damaged files, 3 for a refused permission.
+    """
+    problems = check_options(data)
+    if problems:
+        sentences = (f"{'.'.join(('data', *path))}: {sentence}" for path, sentence in problems)
+        raise DriverError("\n".join(sentences), ExitCode.USAGE)
+    source = source_class(data).open(data["source"], _options(data))
+    resize = data.get("resize")
+    if resize is not None:
+        source.train = _resized(source.train, resize)
+        source.test = _resized(source.test, resize)
+    return source
+
+
+def _options(data: Mapping[str, Any]) -> dict[str, Any]:
+    # null is what a resolved spec writes for an option that was not given.
+    return {key: value for key, value in data.items() if key not in COMMON_KEYS and value is not None}
+
+
+def _unknown_source(name: object) -> str:
+    if not isinstance(name, str):
+        return f"a source is needed; known: {', '.join(sorted(SOURCES))}"
+    return f'unknown source "{name}"{did_you_mean(name, SOURCES)}'
+
+
+def _is_size(value: object) -> bool:
+    return (
+        isinstance(value, list | tuple)
+        and len(value) == 2
+        and all(isinstance(side, int) and not isinstance(side, bool) and side >= 1 for side in value)
+    )
+
+
+def _resized(split: Mapping[str, Any], size: tuple[int, int]) -> Mapping[str, Any]:
+    images = split["image"]
+    height, width = size
+    if images.shape[2:] == (height, width):
+        return split
+    needed = images.shape[0] * images.shape[1] * height * width * np.dtype(np.float32).itemsize
+    if needed > _RESIZE_LIMIT:
+        raise DriverError(
+            f"data.resize: {len(images)} images resized to {shape_text((height, width))} would take "
+            f"{needed >> 30} GiB of memory, the limit is {_RESIZE_LIMIT >> 30}; choose a smaller size",
+            ExitCode.USAGE,
+        )
+    return {**split, "image": resize_bilinear(images, height, width)}

@@ -1,0 +1,154 @@
+"""Evaluation: exact means over a whole split, of a state, a run, or an exported model alone."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from netc_runtime.arrays import Array
+from netc_runtime.artifact import Artifact, TensorSpec
+from netc_runtime.data import open_source
+from netc_runtime.data.base import Source, Split
+from netc_runtime.data.batches import check_fit, evaluation_batches, sample_count
+from netc_runtime.errors import DriverError, ExitCode
+from netc_runtime.model import Model
+from netc_runtime.run import RunFolder
+from netc_runtime.session import Host, Program
+
+_BATCH = 256
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """What an evaluation of the test split found. `step` and `checkpoint` are None for a model.onnx."""
+
+    metrics: Mapping[str, float]
+    samples: int
+    device: str
+    step: int | None = None
+    checkpoint: Path | None = None
+
+
+class Evaluator:
+    """`eval.onnx`, loaded once and run with one state after another."""
+
+    def __init__(self, artifact: Artifact, host: Host) -> None:
+        graph = artifact.graph("eval")
+        self._program = Program(artifact.file("eval"), host, graph)
+        self._inputs = graph.inputs_of("batch")
+        self._metrics = graph.outputs_of("metric")
+        self.device = self._program.device
+        self.metric_names = tuple(spec.name for spec in self._metrics)
+        self.output_names = tuple(spec.name for spec in graph.outputs_of("output"))
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The batch inputs, for `check_fit`."""
+        return self._inputs
+
+    def metrics(
+        self, state: Mapping[str, Array], split: Split, before_batch: Callable[[], None] = lambda: None
+    ) -> dict[str, float]:
+        """Return the exact mean of every metric over a split: sum(mean * weight) / sum(weight) over its batches.
+
+        A metric without any weight is NaN. What `before_batch` raises ends the evaluation.
+        """
+        weights = {spec.name: str(spec.weight) for spec in self._metrics}
+        wanted = tuple(dict.fromkeys((*weights, *weights.values())))
+        sums = dict.fromkeys(weights, (0.0, 0.0))
+        for results in self.run(state, split, wanted, before_batch):
+            for name, (total, weight) in sums.items():
+                share = float(results[weights[name]])
+                if share != 0:  # a mean of nothing is 0/0
+                    sums[name] = (total + float(results[name]) * share, weight + share)
+        return {name: total / weight if weight else float("nan") for name, (total, weight) in sums.items()}
+
+    def run(
+        self,
+        state: Mapping[str, Array],
+        split: Split,
+        outputs: Sequence[str],
+        before_batch: Callable[[], None] = lambda: None,
+    ) -> Iterator[dict[str, Array]]:
+        """Yield the named outputs for one batch of the split after another, in order."""
+        self._program.fix(state)
+        for batch in evaluation_batches(split, self._inputs, _BATCH):
+            before_batch()
+            yield self._program(batch, outputs)
+
+
+class Accuracy:
+    """The fraction of samples whose largest score is that of their label, counted over batches."""
+
+    def __init__(self) -> None:
+        self._right = 0
+        self._count = 0
+
+    def add(self, scores: Array, labels: Array) -> None:
+        """Count one batch: scores [n, classes] and labels [n]."""
+        self._right += int(np.count_nonzero(scores.argmax(axis=1) == labels))
+        self._count += len(labels)
+
+    @property
+    def value(self) -> float:
+        """Between 0 and 1."""
+        return self._right / self._count
+
+
+def evaluate(artifact: Artifact, state: Mapping[str, Array], source: Source, host: Host) -> dict[str, float]:
+    """Return the metrics of a state over the test split of `source`; raises DriverError."""
+    evaluator = Evaluator(artifact, host)
+    check_fit(source, evaluator.inputs)
+    return evaluator.metrics(state, source.test)
+
+
+def evaluate_run(
+    run: Path,
+    checkpoint: str = "last",
+    host: Host | None = None,
+    data_overrides: Mapping[str, Any] | None = None,
+    warn: Callable[[str], None] = lambda message: None,
+) -> EvaluationReport:
+    """Evaluate a checkpoint ("last", "best" or a path) of a run folder on its test split.
+
+    `data_overrides` replace keys of the spec's `data` section (`path` on another machine). Raises DriverError.
+    """
+    folder = RunFolder(run)
+    artifact = folder.load_artifact()
+    path, found = folder.find(checkpoint, artifact, warn)
+    source = open_source(data_section(artifact.spec, data_overrides))
+    evaluator = Evaluator(artifact, host or Host())
+    check_fit(source, evaluator.inputs)
+    metrics = evaluator.metrics(found.state, source.test)
+    return EvaluationReport(metrics, sample_count(source.test), evaluator.device, found.position.step, path)
+
+
+def evaluate_model(
+    model: Path, host: Host | None = None, data_overrides: Mapping[str, Any] | None = None
+) -> EvaluationReport:
+    """Measure the accuracy of an exported model on the test split of the data that it was trained on.
+
+    Raises DriverError (2) if its data has no labels or it does not give one score for each class.
+    """
+    loaded = Model(model, host or Host())
+    source = open_source({**loaded.data, **(data_overrides or {})})
+    check_fit(source, loaded.inputs)
+    if "label" not in source.test:
+        raise DriverError(f"{model} cannot be evaluated alone: its data has no labels", ExitCode.USAGE)
+    scores = loaded.class_scores
+    accuracy, start = Accuracy(), 0
+    for batch in evaluation_batches(source.test, loaded.inputs, _BATCH):
+        result = loaded.program(batch, (scores.name,))[scores.name]
+        accuracy.add(result, source.test["label"][start : start + len(result)])
+        start += len(result)
+    return EvaluationReport({"accuracy": accuracy.value}, start, loaded.program.device)
+
+
+def data_section(spec: Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the `data` section of a resolved spec with `overrides` applied; raises DriverError (2) without one."""
+    data = spec.get("data")
+    if not isinstance(data, dict):
+        raise DriverError("the spec has no `data` section; name a source there", ExitCode.USAGE)
+    return {**data, **(overrides or {})}

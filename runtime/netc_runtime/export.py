@@ -1,0 +1,159 @@
+"""Export: the inference parameters of a checkpoint baked into one ONNX file, which is proven before it is written."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from netc_runtime.arrays import Array
+from netc_runtime.artifact import Artifact
+from netc_runtime.checkpoint import Checkpoint
+from netc_runtime.data import open_source
+from netc_runtime.data.base import Split
+from netc_runtime.data.batches import check_fit, evaluation_batches, sample_count
+from netc_runtime.errors import DamagedFileError, DriverError
+from netc_runtime.evaluate import Accuracy, Evaluator, data_section
+from netc_runtime.files import read_bounded, write_atomically
+from netc_runtime.jsonfields import MalformedError, canonical, objects, parse_object
+from netc_runtime.model import DATA_KEY, INTERFACE_KEY, Model, classifies
+from netc_runtime.run import RunFolder
+from netc_runtime.session import Host, Program
+
+# A folded batch norm rounds differently; beyond this share of the largest output it computes something else.
+_TOLERANCE = 1e-3
+_PROTOBUF_LIMIT = (2 << 30) - (1 << 20)
+_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How an exported model compares with eval.onnx over the test split.
+
+    `difference` is the largest absolute difference of an output, `largest` the largest absolute output. `accuracy`
+    is the model's, None where it does not classify labelled data.
+    """
+
+    samples: int
+    difference: float
+    largest: float
+    accuracy: float | None
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was exported: `parameters` counts scalars, `size` bytes; `agreement` is None without verification."""
+
+    path: Path
+    checkpoint: Path
+    step: int
+    parameters: int
+    size: int
+    agreement: Agreement | None
+
+
+def export_run(
+    run: Path,
+    out: Path | None = None,
+    checkpoint: str = "last",
+    host: Host | None = None,
+    verify: bool = True,
+    data_overrides: Mapping[str, Any] | None = None,
+    warn: Callable[[str], None] = lambda message: None,
+) -> ExportReport:
+    """Write the inference model of a checkpoint ("last", "best" or a path) to `out`, by default RUN/model.onnx.
+
+    Unless `verify` is false, the model and eval.onnx first run over the whole test split; a model that disagrees is
+    not written. Raises DriverError.
+    """
+    host = host or Host()
+    folder = RunFolder(run)
+    artifact = folder.load_artifact()
+    path, found = folder.find(checkpoint, artifact, warn)
+    target = out or folder.model
+    parameters = fold(artifact, found.state, host)
+    content = bake(artifact, parameters, found, host)
+    agreement = None
+    if verify and "eval" in artifact.graphs:
+        model = Model(target, host, content)
+        source = open_source(data_section(artifact.spec, data_overrides))
+        check_fit(source, artifact.graph("eval").inputs_of("batch"))
+        agreement = _compare(artifact, found.state, model, source.test, host)
+    write_atomically(target, content)
+    count = sum(array.size for array in parameters.values())
+    return ExportReport(target, path, found.position.step, count, len(content), agreement)
+
+
+def fold(artifact: Artifact, state: Mapping[str, Array], host: Host) -> dict[str, Array]:
+    """Return the inference parameters of a state, by the name of the infer input that takes them."""
+    graph = artifact.graph("fold")
+    program = Program(artifact.file("fold"), host, graph)
+    outputs = {spec.name: spec.feeds for spec in graph.outputs_of("parameter")}
+    results = program({spec.name: state[spec.name] for spec in graph.inputs}, tuple(outputs))
+    return {feeds: results[name] for name, feeds in outputs.items() if feeds is not None}
+
+
+def bake(artifact: Artifact, parameters: Mapping[str, Array], checkpoint: Checkpoint, host: Host) -> bytes:
+    """Return infer.onnx with its parameters as initializers instead of inputs; equal arguments give equal bytes."""
+    graph = artifact.graph("infer")
+    size = sum(array.nbytes for array in parameters.values())
+    if size > _PROTOBUF_LIMIT:
+        raise DriverError(f"the parameters of {artifact.name} take {size} bytes, one ONNX file holds at most 2 GiB")
+    Program(artifact.file("infer"), host, graph)  # which names the culprit if the file is damaged
+    model = onnx.load_model_from_string(read_bounded(artifact.file("infer"), _PROTOBUF_LIMIT))
+    for value in list(model.graph.input):
+        if value.name in parameters:
+            model.graph.input.remove(value)
+    for spec in graph.inputs_of("parameter"):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(parameters[spec.name], spec.name))
+    properties = {entry.key: entry.value for entry in model.metadata_props}
+    try:
+        interface = parse_object(properties.get(INTERFACE_KEY, ""))
+        inputs_left = [entry for entry in objects(interface, "inputs") if entry.get("name") not in parameters]
+    except MalformedError as error:
+        raise DamagedFileError(f"{artifact.file('infer')} has no usable {INTERFACE_KEY}: {error}") from error
+    # The file has one description of itself: what is now inside is no input any more.
+    properties[INTERFACE_KEY] = canonical({**interface, "inputs": inputs_left})
+    properties[DATA_KEY] = canonical(artifact.spec.get("data") or {})
+    onnx.helper.set_model_props(model, properties)
+    model.doc_string = (
+        f"{artifact.name} at step {checkpoint.position.step}, exported by netc {artifact.netc_version}. Inputs take "
+        f"raw values of the data source; mean and scale are part of the graph."
+    )
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise DamagedFileError(f"{artifact.file('infer')} does not give a valid model: {error}") from error
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content
+
+
+def _compare(artifact: Artifact, state: Mapping[str, Array], model: Model, split: Split, host: Host) -> Agreement:
+    evaluator = Evaluator(artifact, host)
+    common = [spec for spec in model.outputs if spec.name in evaluator.output_names]
+    names = [spec.name for spec in common]
+    if not names:
+        raise DamagedFileError(f"{artifact.folder}: eval.onnx and infer.onnx have no output in common")
+    labels = split.get("label")
+    scores = next((spec.name for spec in common if classifies(spec)), None) if labels is not None else None
+    accuracy = Accuracy()
+    difference = largest = 0.0
+    start = 0
+    references = evaluator.run(state, split, names)
+    for batch, reference in zip(evaluation_batches(split, model.inputs, _BATCH), references, strict=True):
+        results = model.program(batch, names)
+        for name in names:
+            # np.maximum, unlike max, lets a NaN through.
+            difference = float(np.maximum(difference, np.abs(results[name] - reference[name]).max()))
+            largest = float(np.maximum(largest, np.abs(reference[name]).max()))
+        if scores is not None and labels is not None:
+            accuracy.add(results[scores], labels[start : start + len(results[scores])])
+            start += len(results[scores])
+    if not difference <= _TOLERANCE * max(largest, 1.0):
+        raise DriverError(
+            f"the exported model disagrees with eval.onnx: an output differs by {difference:.3g}, outputs reach "
+            f"{largest:.3g}; {model.path} was not written"
+        )
+    return Agreement(sample_count(split), difference, largest, None if scores is None else accuracy.value)

@@ -1,0 +1,55 @@
+"""SIGINT and SIGTERM turned into a request that the training loop honours between two steps."""
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+from netc_runtime.errors import DriverError, ExitCode
+
+_EXIT_CODES = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.TERMINATED}
+
+
+class StopRequestedError(Exception):
+    """Raised by `Interrupts.check` after a signal; caught by the training loop."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__(number.name)
+        self.name = number.name
+        self.exit_code = _EXIT_CODES[number]
+
+
+class Interrupts:
+    """While active, the first signal is noted for `check`; a second one stops at once with a DriverError.
+
+    Outside the main thread, where Python allows no handlers, it does nothing.
+    """
+
+    def __init__(self) -> None:
+        self._requested: signal.Signals | None = None
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> "Interrupts":
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {number: signal.signal(number, self._note) for number in _EXIT_CODES}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def check(self) -> None:
+        """Raise StopRequestedError if a signal has come."""
+        if self._requested is not None:
+            raise StopRequestedError(self._requested)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        received = signal.Signals(number)
+        if self._requested is not None:
+            raise DriverError(
+                "stopped at once by a second signal; continue from the last checkpoint with --resume",
+                _EXIT_CODES[received],
+            )
+        self._requested = received

@@ -1,0 +1,39 @@
+"""How long a run is, and what its randomness is keyed by: the parts of the spec that the driver carries out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from netc_runtime.artifact import Artifact
+from netc_runtime.data.batches import steps_per_epoch
+from netc_runtime.errors import DriverError, ExitCode
+from netc_runtime.jsonfields import MalformedError, field, optional
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Steps of a run: `total_steps` is max_epochs * steps_per_epoch, or max_iter where `max_epochs` is None."""
+
+    batch_size: int
+    steps_per_epoch: int
+    total_steps: int
+    max_epochs: int | None
+    seed: int
+
+    @classmethod
+    def of(cls, artifact: Artifact, samples: int) -> "Plan":
+        """Return the plan for a training split of so many samples; raises DriverError (2)."""
+        steps = steps_per_epoch(samples, artifact.batch_size)
+        try:
+            solver: Mapping[str, Any] = field(artifact.spec, "solver", dict)
+            seed = field(solver, "random_seed", int)
+            epochs, iterations = optional(solver, "max_epochs", int), optional(solver, "max_iter", int)
+        except MalformedError as error:
+            raise DriverError(f"the solver section of the spec cannot be used: {error}", ExitCode.USAGE) from error
+        if not 0 <= seed < 1 << 64:
+            raise DriverError(f"solver.random_seed should be from 0 to 2^64 - 1, not {seed}", ExitCode.USAGE)
+        if epochs is not None and iterations is None:
+            return cls(artifact.batch_size, steps, epochs * steps, epochs, seed)
+        if iterations is not None and epochs is None:
+            return cls(artifact.batch_size, steps, iterations, None, seed)
+        raise DriverError("the spec should set one of solver.max_epochs and solver.max_iter", ExitCode.USAGE)

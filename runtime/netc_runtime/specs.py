@@ -1,0 +1,44 @@
+"""Comparing resolved specs: which runs and checkpoints belong together."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from netc_runtime.errors import DriverError, ExitCode
+
+# What may change between two parts of one run: where the data lies, and how long to train.
+_MAY_DIFFER = frozenset({"data.path", "solver.max_epochs", "solver.max_iter"})
+_SHOWN = 8
+
+
+def require_same_spec(what: str, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    """Raise DriverError (2) that lists the differing keys unless `theirs` may continue as `ours`.
+
+    `what` is the subject of the sentence.
+    """
+    differences = [text for key, text in _differences("", theirs, ours) if key not in _MAY_DIFFER]
+    if differences:
+        more = f" and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
+        raise DriverError(
+            f"{what} belongs to another spec; it differs in {', '.join(differences[:_SHOWN])}{more}; "
+            f"start a new run, or restore the spec",
+            ExitCode.USAGE,
+        )
+
+
+def _differences(path: str, theirs: object, ours: object) -> Iterator[tuple[str, str]]:
+    if isinstance(theirs, Mapping) and isinstance(ours, Mapping):
+        for key in sorted(theirs.keys() | ours.keys()):
+            yield from _differences(f"{path}.{key}" if path else key, theirs.get(key), ours.get(key))
+    elif isinstance(theirs, list) and isinstance(ours, list) and len(theirs) == len(ours):
+        for index, pair in enumerate(zip(theirs, ours, strict=True)):
+            yield from _differences(f"{path}[{index}]", *pair)
+    elif theirs != ours:
+        yield path, f"{path} ({_brief(theirs)} there, {_brief(ours)} here)"
+
+
+def _brief(value: object) -> str:
+    if isinstance(value, list):
+        return f"{len(value)} entries"
+    if isinstance(value, Mapping):
+        return "a mapping"
+    return "nothing" if value is None else str(value)

@@ -1,0 +1,283 @@
+"""The training loop: steps, evaluations, checkpoints, and an exact continuation after any stop."""
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+
+from netc_runtime.arrays import Array
+from netc_runtime.artifact import Artifact
+from netc_runtime.checkpoint import Best, Checkpoint, Newest, Position, checkpoint_paths, newest
+from netc_runtime.data import open_source
+from netc_runtime.data.base import Source
+from netc_runtime.data.batches import check_fit, gather, sample_count
+from netc_runtime.data.order import permutation
+from netc_runtime.errors import DriverError, ExitCode
+from netc_runtime.evaluate import Evaluator, data_section
+from netc_runtime.events import EpochDone, Reporter, Started, StepDone, TrainResult
+from netc_runtime.interrupts import Interrupts, StopRequestedError
+from netc_runtime.metricslog import MetricsLog
+from netc_runtime.plan import Plan
+from netc_runtime.run import RunFolder
+from netc_runtime.session import Host
+from netc_runtime.specs import require_same_spec
+from netc_runtime.step import TrainingStep
+
+_SHOWN = 5  # names of bad values in one sentence
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What to train, where to keep it, and how far to go in this session.
+
+    `artifact` None takes the run folder's own copy, which needs `resume`. `host.threads` None takes the number that
+    the run was started with. `stop_after_epochs` ends the session cleanly after so many finished epochs.
+    """
+
+    run: Path
+    artifact: Path | None = None
+    host: Host = field(default_factory=Host)
+    resume: bool = False
+    stop_after_epochs: int | None = None
+
+
+def train(options: TrainOptions, reporter: Reporter) -> TrainResult:
+    """Train until the plan of the spec is fulfilled, `stop_after_epochs` is reached, or a signal comes.
+
+    Raises DriverError: 2 for wrong options or a spec that does not fit its data or the run, 3 for the environment,
+    4 if a loss stops being finite, 130 or 143 after SIGINT or SIGTERM (a checkpoint is then written).
+    """
+    run = RunFolder(options.run)
+    if options.artifact is None and not options.resume:
+        raise DriverError("an artifact is needed to start a run; give the folder of netc compile", ExitCode.USAGE)
+    if options.resume and not run.checkpoints.is_dir():
+        raise DriverError(f"{run.path} is not a run folder, so there is nothing to resume", ExitCode.USAGE)
+    artifact = Artifact.load(options.artifact) if options.artifact else run.load_artifact()
+    artifact.graph("train")
+    try:
+        with run.locked(), Interrupts() as interrupts:
+            resumed = _find_checkpoint(run, artifact, options, reporter)
+            return _Session(run, artifact, options, resumed, reporter).train(interrupts)
+    finally:
+        reporter.close()
+
+
+def _find_checkpoint(run: RunFolder, artifact: Artifact, options: TrainOptions, reporter: Reporter) -> Newest | None:
+    if options.resume:
+        # The whole run first: its spec says more than that of its newest checkpoint.
+        if run.artifact.is_dir():
+            require_same_spec(f"the run {run.path}", run.load_artifact().spec, artifact.spec)
+        found = newest(run.checkpoints, artifact, reporter.warn)
+        if found is None:
+            raise DriverError(
+                f"{run.path} has no checkpoint to resume from; leave out --resume to start anew", ExitCode.USAGE
+            )
+        return found
+    if checkpoint_paths(run.checkpoints):
+        raise DriverError(
+            f"{run.path} already holds a run; continue it with --resume, or choose another run folder", ExitCode.USAGE
+        )
+    return None
+
+
+class _Session:
+    """One process's share of a run."""
+
+    def __init__(
+        self, run: RunFolder, artifact: Artifact, options: TrainOptions, resumed: Newest | None, reporter: Reporter
+    ) -> None:
+        self._run = run
+        self._options = options
+        self._reporter = reporter
+        self._source: Source = open_source(data_section(artifact.spec))
+        check_fit(self._source, artifact.graph("train").inputs_of("batch"))
+        check_fit(self._source, artifact.graph("eval").inputs_of("batch"))
+        self._plan = Plan.of(artifact, sample_count(self._source.train))
+        host = self._host(resumed)
+        state = dict(resumed.checkpoint.state) if resumed else artifact.initial_state()
+        self._step = TrainingStep(artifact, state, host)
+        self._evaluator = Evaluator(artifact, host)
+        self._threads = host.thread_count
+        for spec in artifact.state:
+            if spec.role == "max_steps":
+                self._step.set_constant(spec.name, self._plan.total_steps)
+            elif spec.role == "seed" and resumed is None:
+                self._step.set_constant(spec.name, self._plan.seed % (1 << 32))
+        if resumed and resumed.checkpoint.device != self._step.device:
+            reporter.warn(
+                f"the run was on {resumed.checkpoint.device} and continues on {self._step.device}: its bits may differ "
+                f"from those of a run that never stopped"
+            )
+        # Only now, when nothing else can be wrong, does the run folder change.
+        self._artifact = run.install(artifact)
+        self._position = resumed.checkpoint.position if resumed else Position.start()
+        self._saved = resumed.path if resumed else None
+        if resumed:
+            run.set_aside(resumed.damaged)
+            run.record_best(self._position.best)
+        rates = artifact.metrics_of("rate")
+        averaged = [spec.name for spec in artifact.graph("train").outputs_of("metric") if spec.name not in rates]
+        self._rates = rates
+        self._log = MetricsLog(run.path, averaged, self._evaluator.metric_names, rates)
+        self._log.rewind(self._position)
+
+    def _host(self, resumed: Newest | None) -> Host:
+        asked = self._options.host
+        if resumed is None:
+            return asked
+        recorded = resumed.checkpoint.threads
+        if asked.threads is not None and asked.threads != recorded:
+            self._reporter.warn(
+                f"the run was started with threads={recorded} and continues with {asked.threads}: its bits may differ "
+                f"from those of a run that never stopped"
+            )
+            return asked
+        return replace(asked, threads=recorded)
+
+    def train(self, interrupts: Interrupts) -> TrainResult:
+        begun = time.monotonic()
+        plan, limit = self._plan, self._options.stop_after_epochs
+        self._reporter.started(self._started())
+        test: Mapping[str, float] = {}
+        epochs = 0
+        try:
+            while not self._finished and (limit is None or epochs < limit):
+                test = self._epoch(interrupts)
+                epochs += 1
+        except StopRequestedError as stop:
+            path = self._save(self._sound_state())
+            raise DriverError(
+                f"stopped by {stop.name} after step {self._position.step} of {plan.total_steps}; "
+                f"{path} holds the state: continue with --resume",
+                stop.exit_code,
+            ) from stop
+        best = self._position.best
+        result = TrainResult(
+            run=self._run.path,
+            step=self._position.step,
+            epochs=self._position.epoch,
+            finished=self._finished,
+            checkpoint=self._saved or self._save(self._sound_state()),
+            test=test,
+            best_step=None if best is None else best.step,
+            seconds=time.monotonic() - begun,
+        )
+        self._reporter.finished(result)
+        return result
+
+    @property
+    def _finished(self) -> bool:
+        return self._position.step >= self._plan.total_steps and self._position.evaluated
+
+    def _started(self) -> Started:
+        return Started(
+            name=self._artifact.name,
+            run=self._run.path,
+            device=self._step.device,
+            device_reason=self._step.reason,
+            threads=self._threads,
+            train_samples=sample_count(self._source.train),
+            test_samples=sample_count(self._source.test),
+            batch_size=self._plan.batch_size,
+            steps_per_epoch=self._plan.steps_per_epoch,
+            total_steps=self._plan.total_steps,
+            max_epochs=self._plan.max_epochs,
+            step=self._position.step,
+            metrics=self._artifact.metrics,
+        )
+
+    def _epoch(self, interrupts: Interrupts) -> Mapping[str, float]:
+        """Do what is left of the running epoch, evaluate, log and save; return the metrics of the test split."""
+        begun, first = time.monotonic(), self._position.step
+        self._steps(interrupts)
+        trained, steps = time.monotonic(), self._position.step - first
+        # Checked before it is evaluated: a last update may have overflowed although its loss was finite.
+        state = self._sound_state()
+        interrupts.check()
+        test = self._evaluator.metrics(state, self._source.test, interrupts.check)
+        position = self._position
+        event = EpochDone(
+            epoch=position.epoch + 1,
+            step=position.step,
+            rates=position.rates,
+            train={name: total / position.cursor for name, total in position.sums.items()},
+            test=test,
+            images_per_second=steps * self._plan.batch_size / max(trained - begun, 1e-9),
+            seconds=time.monotonic() - begun,
+        )
+        self._log.append(event)
+        position = replace(position, evaluated=True, best=self._better(test))
+        if position.cursor == self._plan.steps_per_epoch:
+            position = replace(position, epoch=position.epoch + 1, cursor=0, sums={})
+        self._position = position
+        self._save(state)
+        self._reporter.epoch_done(event)
+        return test
+
+    def _steps(self, interrupts: Interrupts) -> None:
+        """Train to the end of the epoch or of the plan."""
+        plan, position = self._plan, self._position
+        order = permutation(plan.seed, position.epoch, sample_count(self._source.train))
+        inputs = self._artifact.graph("train").inputs_of("batch")
+        totals = self._artifact.metrics_of("total")
+        cursor, step, sums = position.cursor, position.step, dict(position.sums)
+        while cursor < plan.steps_per_epoch and step < plan.total_steps:
+            interrupts.check()
+            indices = order[cursor * plan.batch_size : (cursor + 1) * plan.batch_size]
+            metrics = self._step.run(gather(self._source.train, inputs, indices))
+            if not all(math.isfinite(metrics[name]) for name in totals):
+                bad = [f"{name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]
+                self._diverged(step + 1, bad)
+            cursor, step = cursor + 1, step + 1
+            rates = {name: metrics.pop(name) for name in self._rates}
+            for name, value in metrics.items():
+                sums[name] = sums.get(name, 0.0) + value
+            self._position = Position(step, position.epoch, cursor, False, sums, rates, position.best)
+            self._reporter.step_done(StepDone(step, position.epoch + 1, metrics))
+
+    def _better(self, test: Mapping[str, float]) -> Best | None:
+        """Return the best evaluation so far: by the first accuracy, or by the smallest total where there is none."""
+        best = self._position.best
+        accuracies = [name for name in self._artifact.metrics_of("accuracy") if name in test]
+        totals = [name for name in self._artifact.metrics_of("total") if name in test]
+        for name in (accuracies or totals)[:1]:
+            gain = 0.0 if best is None else (test[name] - best.value) * (1 if accuracies else -1)
+            if math.isfinite(test[name]) and (best is None or gain > 0):
+                return Best(name, test[name], self._position.step)
+        return best
+
+    def _save(self, state: Mapping[str, Array]) -> Path:
+        checkpoint = Checkpoint(
+            state=state,
+            position=self._position,
+            seed=self._plan.seed,
+            threads=self._threads,
+            device=self._step.device,
+            spec=self._artifact.spec,
+            spec_hash=self._artifact.spec_hash,
+            netc_version=self._artifact.netc_version,
+            onnxruntime_version=self._step.onnxruntime_version,
+        )
+        self._saved = self._run.save(checkpoint)
+        return self._saved
+
+    def _sound_state(self) -> dict[str, Array]:
+        """Return the state; diverges if any of it is not finite, so that no such state is ever saved."""
+        state = self._step.state()
+        wrong = [name for name, array in state.items() if array.dtype.kind == "f" and not np.isfinite(array).all()]
+        if wrong:
+            self._diverged(self._position.step, [f"{name} is not finite" for name in wrong])
+        return state
+
+    def _diverged(self, step: int, values: list[str]) -> NoReturn:
+        kept = f"{self._saved} is the last good checkpoint" if self._saved else "no checkpoint was written yet"
+        solver = self._artifact.spec["solver"]
+        raise DriverError(
+            f"training diverged at step {step}: {', '.join(values[:_SHOWN])}; {kept}; start a new run with a lower "
+            f"solver.base_lr (now {solver.get('base_lr')}) or with clipped gradients",
+            ExitCode.DIVERGED,
+        )

@@ -1,0 +1,61 @@
+"""What the tests of the driver share: the artifact made by hand, a finished run, and a reporter that remembers."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from netc_runtime.events import EpochDone, Started, StepDone, TrainResult
+from netc_runtime.session import Host
+from netc_runtime.trainer import TrainOptions, train
+
+from .handmade import write_artifact
+
+CPU = Host("cpu", threads=1)
+
+
+class Recorder:
+    """A reporter that keeps every event; `on_step` is called with each step."""
+
+    def __init__(self, on_step: Callable[[StepDone], None] | None = None) -> None:
+        self.begun: Started | None = None
+        self.steps: list[StepDone] = []
+        self.epochs: list[EpochDone] = []
+        self.warnings: list[str] = []
+        self.result: TrainResult | None = None
+        self.closed = 0
+        self._on_step = on_step
+
+    def started(self, event: Started) -> None:
+        self.begun = event
+
+    def step_done(self, event: StepDone) -> None:
+        self.steps.append(event)
+        if self._on_step is not None:
+            self._on_step(event)
+
+    def epoch_done(self, event: EpochDone) -> None:
+        self.epochs.append(event)
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
+
+    def finished(self, event: TrainResult) -> None:
+        self.result = event
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+@pytest.fixture(scope="session")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the artifact made by hand: 6 epochs of 22 steps on digits."""
+    return write_artifact(tmp_path_factory.mktemp("driver") / "artifact")
+
+
+@pytest.fixture(scope="session")
+def finished_run(artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was never stopped; tests must not change it."""
+    run = tmp_path_factory.mktemp("driver") / "finished"
+    train(TrainOptions(run, artifact, CPU), Recorder())
+    return run

@@ -1,0 +1,105 @@
+"""How training looks: one plain line an epoch with every loss by itself, JSON for machines, a bar on a terminal."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from netc_runtime.artifact import Metric
+from netc_runtime.events import EpochDone, Reporter, Started, StepDone, TrainResult
+from netc_runtime.progress import JsonReporter, PlainReporter, RichReporter, make_reporter
+
+from .handmade import METRICS
+
+STARTED = Started(
+    name="net",
+    run=Path("runs/a"),
+    device="cpu",
+    device_reason="as asked",
+    threads=1,
+    train_samples=100,
+    test_samples=20,
+    batch_size=10,
+    steps_per_epoch=10,
+    total_steps=20,
+    max_epochs=2,
+    step=0,
+    metrics=tuple(Metric(entry["name"], entry["kind"], entry["layer"]) for entry in METRICS),
+)
+EPOCH = EpochDone(
+    epoch=1,
+    step=10,
+    rates={"lr": 0.01},
+    train={"accuracy": 0.5, "l1": 2.0, "loss": 1.5, "total": 2.1},
+    test={"accuracy": 0.25, "l1": float("nan"), "loss": 1.75, "total": 2.2},
+    images_per_second=12345.6,
+    seconds=0.5,
+)
+RESULT = TrainResult(Path("runs/a"), 20, 2, True, Path("runs/a/checkpoints/step_20.safetensors"), EPOCH.test, 10, 1.0)
+LINES = [
+    "net: 100 training and 20 test samples, 2 epochs of 10 steps, batches of 10, on cpu (as asked), 1 thread",
+    "epoch 1/2  step 10/20  train total 2.1000 loss 1.5000 l1 2.0000 accuracy 0.5000  |  "
+    "test total 2.2000 loss 1.7500 l1 nan accuracy 0.2500  |  lr 0.01  12,346 images/s",
+    "finished after step 20 (2 epochs), best at step 10: runs/a/checkpoints/step_20.safetensors",
+]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def play(reporter: Reporter) -> None:
+    reporter.started(STARTED)
+    for step in range(1, 11):
+        reporter.step_done(StepDone(step, 1, {"total": 2.0}))
+    reporter.epoch_done(EPOCH)
+    reporter.warn("look [here]")
+    reporter.finished(RESULT)
+    reporter.close()
+
+
+def test_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    out = io.StringIO()
+    play(make_reporter(out=out))
+    assert out.getvalue().splitlines() == LINES
+    assert capsys.readouterr().err == "warning: look [here]\n"
+
+
+def test_json_lines_are_strict_json() -> None:
+    out = io.StringIO()
+    play(make_reporter(as_json=True, out=out))
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    events = [json.loads(line, parse_constant=refuse) for line in out.getvalue().splitlines()]
+    assert [event["event"] for event in events] == ["started", "epoch", "warning", "finished"]
+    assert events[0]["metrics"][2] == {"name": "l1", "kind": "side_loss", "layer": "l1"}
+    assert events[1]["test"]["l1"] is None
+    assert events[3]["checkpoint"] == "runs/a/checkpoints/step_20.safetensors"
+
+
+@pytest.mark.parametrize("no_color", [True, False])
+def test_a_terminal_gets_the_same_lines_and_a_bar(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], no_color: bool
+) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    if no_color:
+        monkeypatch.setenv("NO_COLOR", "1")
+    out = Terminal()
+    reporter = make_reporter(out=out)
+    assert isinstance(reporter, RichReporter)
+    play(reporter)
+    for line in LINES:
+        assert line in out.getvalue()
+    assert "20 steps" in out.getvalue()
+    assert ("\x1b[38;" in out.getvalue()) is not no_color
+    assert "warning: look [here]" in capsys.readouterr().err
+
+
+def test_the_stream_decides() -> None:
+    assert isinstance(make_reporter(out=io.StringIO()), PlainReporter)
+    assert isinstance(make_reporter(as_json=True, out=Terminal()), JsonReporter)
