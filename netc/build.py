@@ -1,6 +1,6 @@
 """The compiler on one page: spec to artifact, one arrow a line."""
 
-from typing import Any, Literal
+from typing import Any
 
 import onnx_ir as ir
 
@@ -9,11 +9,10 @@ from netc.graph.verify import verify
 from netc.layers.context import Context
 from netc.network import Network, lower
 from netc.rewrite.fold import fold_batch_normalization, split
-from netc.rewrite.passes import clean, optimize_step
+from netc.rewrite.passes import Target, clean, optimize_step
 from netc.solver.step import append_update
 from netc.spec.load import Loaded
 
-Target = Literal["cpu", "cuda", "web"]
 FLOAT = ir.DataType.FLOAT
 
 
@@ -32,13 +31,13 @@ def build(loaded: Loaded, target: Target = "cpu", dtype: ir.DataType = FLOAT) ->
     testing = lower(loaded, "test", None, dtype=dtype)
     inference = lower(loaded, "test", None, objectives=False, dtype=dtype)
     state = training.net.state | testing.net.state
-    train = train_program(loaded, training, dtype)
+    train = train_program(loaded, training, target, dtype)
     state |= training.net.state
     programs = {"train": train, "eval": eval_program(loaded, testing), **inference_programs(loaded, inference)}
     return Artifact(loaded.spec, target, programs, list(state.values()), metric_entries(training), training)
 
 
-def train_program(loaded: Loaded, network: Network, dtype: ir.DataType) -> Program:
+def train_program(loaded: Loaded, network: Network, target: Target, dtype: ir.DataType) -> Program:
     """Return (state, batch) -> (next state, metrics)."""
     net = network.net
     verify(net.g.graph, "lowering the layers")
@@ -53,7 +52,7 @@ def train_program(loaded: Loaded, network: Network, dtype: ir.DataType) -> Progr
         outputs[term.name] = {"role": "metric"}
     net.g.output("lr", rate)
     outputs["lr"] = {"role": "metric"}
-    return program(loaded, net, optimize_step(net.g.graph, dtype), outputs)
+    return program(loaded, net, optimize_step(net.g.graph, target, dtype), outputs)
 
 
 def eval_program(loaded: Loaded, network: Network) -> Program:

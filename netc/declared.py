@@ -2,12 +2,26 @@
 
 from typing import Annotated, Any, Generic, Self, TypeVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from netc.errors import did_you_mean
+from netc.errors import did_you_mean, near
 
 T = TypeVar("T", bound="Declared")
+
+# Numbers of the language end up as float32: what is far beyond would become infinite there, or zero.
+Real = Annotated[float, Field(ge=-1e30, le=1e30, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0.0, le=1e30, allow_inf_nan=False)]
+Positive = Annotated[float, Field(ge=1e-30, le=1e30, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0, allow_inf_nan=False)]
 
 
 def mistake(sentence: str) -> PydanticCustomError:
@@ -22,28 +36,47 @@ class Declared(BaseModel):
 
     @model_validator(mode="wrap")
     @classmethod
-    def _name_unknown_fields(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        """Report unknown keys with the nearest known one, together with all other mistakes of this mapping."""
-        if not isinstance(data, dict) or cls.model_config.get("extra") == "allow":
+    def _name_fields(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Report unknown and missing fields by name, together with all other mistakes of this mapping.
+
+        A misspelt field is one mistake, not an unknown and a missing one.
+        """
+        if not isinstance(data, dict):
             return handler(data)
-        unknown = [key for key in data if key not in cls.model_fields]
-        if not unknown:
-            return handler(data)
-        errors = [
-            InitErrorDetails(
-                type=mistake(f'{cls.__name__} has no field "{key}"{did_you_mean(key, cls.model_fields)}'),
-                loc=(key,),
-                input=data[key],
-            )
-            for key in unknown
-        ]
+        required = [name for name, field in cls.model_fields.items() if field.is_required() and name not in data]
+        unknown = {key: near(key, cls.model_fields) for key in data if key not in cls.model_fields}
+        misspelt = set(unknown.values())
+        if cls.model_config.get("extra") == "allow":
+            unknown = {key: name for key, name in unknown.items() if name in required}
         try:
-            handler({key: value for key, value in data.items() if key in cls.model_fields})
+            made = handler({key: value for key, value in data.items() if key not in unknown})
+            errors = []
         except ValidationError as error:
-            errors += [
-                InitErrorDetails(type=mistake(sentence(e)), loc=e["loc"], input=e["input"]) for e in error.errors()
+            errors = [
+                InitErrorDetails(type=mistake(cls._sentence(e)), loc=e["loc"], input=e["input"])
+                for e in error.errors()
+                if not (e["type"] == "missing" and len(e["loc"]) == 1 and e["loc"][0] in misspelt)
             ]
+        if not unknown and not errors:
+            return made
+        for key in unknown:
+            message = f'{cls.called()} has no field "{key}"{did_you_mean(key, cls.model_fields)}'
+            errors.append(InitErrorDetails(type=mistake(message), loc=(key,), input=data[key]))
         raise ValidationError.from_exception_data(cls.__name__, errors)
+
+    @classmethod
+    def called(cls) -> str:
+        """Return what the user calls such a mapping: the value that chooses it in its family, or the section."""
+        for key in ("type", "policy"):
+            if key in cls.model_fields and len(names := get_args(cls.model_fields[key].annotation)) == 1:
+                return str(names[0])
+        return cls.model_config.get("title") or cls.__name__.lower()
+
+    @classmethod
+    def _sentence(cls, error: Any) -> str:
+        if error["type"] == "missing" and len(error["loc"]) == 1:
+            return f'{cls.called()} needs the field "{error["loc"][0]}"'
+        return sentence(error)
 
 
 class Family(Generic[T]):
@@ -75,12 +108,12 @@ class Family(Generic[T]):
             value = {self._key: value}
         if not isinstance(value, dict):
             example = f"{{{self._key}: {next(iter(self.members))}}}"
-            raise mistake(f"expected a {self.kind} such as {example}, got {shown(value)}")
+            raise mistake(f"this {self.kind} should be a mapping such as {example}, not {shown(value)}")
         name = value.get(self._key)
         if name is None:
             raise mistake(f'this {self.kind} has no "{self._key}"{did_you_mean("", self.members)}')
         if not isinstance(name, str) or name not in self.members:
-            nearest = did_you_mean(str(name), self.members)
+            nearest = did_you_mean(name if isinstance(name, str) else "", self.members)
             unknown = mistake(f"unknown {self.kind} {self._key} {shown(name)}{nearest}")
             line = InitErrorDetails(type=unknown, loc=(self._key,), input=name)
             raise ValidationError.from_exception_data(self.kind, [line])
@@ -106,7 +139,7 @@ def shown(value: Any) -> str:
     if value is None:
         return "nothing"
     text = f'"{value}"' if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return text if len(text) <= 60 else f"{text[:40]}... ({len(text)} characters)"
 
 
 _EXPECTED = {
@@ -131,20 +164,26 @@ _BOUNDS = {
 def sentence(error: Any) -> str:
     """Turn one of pydantic's errors into a sentence of netc's."""
     kind, value, context = error["type"], shown(error["input"]), error.get("ctx", {})
-    field = next((str(part) for part in reversed(error["loc"]) if isinstance(part, str)), "value")
+    is_key = error["loc"][-1:] == ("[key]",)
+    field = next((str(part) for part in reversed(error["loc"]) if isinstance(part, str) and part != "[key]"), "value")
     if kind == "mistake":
         return str(context["sentence"])
-    if kind == "missing":
-        return f'field "{field}" is required'
     if kind in _EXPECTED:
         return f"{field}: expected {_EXPECTED[kind]}, got {value}"
     if kind in _BOUNDS:
         bound, words = _BOUNDS[kind]
-        return f"{field}: must be {words} {context[bound]}, got {value}"
+        limit = context[bound]
+        return f"{field}: must be {words} {f'{limit:g}' if isinstance(limit, float) else limit}, got {value}"
     if kind == "literal_error":
         return f"{field}: expected {context['expected']}, got {value}"
     if kind == "string_pattern_mismatch":
-        return f"{field}: {value} is not a valid name (letters, digits and _ - / only)"
-    if kind == "too_short":
-        return f"{field}: needs at least {context['min_length']}, got {context['actual_length']}"
+        what = f"{field}: " if not is_key else ""
+        return f"{what}{value} is not a valid name (letters, digits and _ - / only)"
+    if kind in ("too_short", "too_long"):
+        words = f"at least {context['min_length']}" if kind == "too_short" else f"at most {context['max_length']}"
+        return f"{field}: needs {words} {'entry' if words.endswith(' 1') else 'entries'}, got {context['actual_length']}"
+    if kind == "string_too_short":
+        return f"{field}: must not be empty"
+    if kind == "string_too_long":
+        return f"{field}: must have at most {context['max_length']} characters, got {len(error['input'])}"
     return f"{field}: {error['msg']}, got {value}"

@@ -54,17 +54,26 @@ class SpecError(NetcError):
     """A spec that cannot be compiled: all its mistakes at once, in the order of the text."""
 
     exit_code = 2
+    shown = 100  # nobody reads more
 
     def __init__(self, diagnostics: Iterable[Diagnostic]) -> None:
         self.diagnostics: Sequence[Diagnostic] = sorted(set(diagnostics), key=lambda d: (d.position, d.message))
-        super().__init__("\n".join(map(str, self.diagnostics)))
+        lines = [str(diagnostic) for diagnostic in self.diagnostics[: self.shown]]
+        if len(self.diagnostics) > self.shown:
+            lines.append(f"{len(self.diagnostics) - self.shown} more mistakes are not shown; correct these first")
+        super().__init__("\n".join(lines))
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `; did you mean "x"?` for the nearest known word, else a list of what is known, else nothing."""
     known = sorted(known)
-    lowered = {name.lower(): name for name in known}
-    near = difflib.get_close_matches(word.lower(), lowered, n=1)
-    if near:
-        return f'; did you mean "{lowered[near[0]]}"?'
+    if nearest := near(word, known):
+        return f'; did you mean "{nearest}"?'
     return f"; known: {', '.join(known)}" if known else ""
+
+
+def near(word: str, known: Iterable[str]) -> str | None:
+    """Return the known word that `word` was probably meant to be, if there is one."""
+    lowered = {name.lower(): name for name in sorted(known)}
+    found = difflib.get_close_matches(word.lower(), lowered, n=1)
+    return lowered[found[0]] if found else None

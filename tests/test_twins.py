@@ -28,10 +28,10 @@ def test_100_steps_agree_with_pytorch(name: str) -> None:
         state["max_steps"] = np.array(STEPS, np.float32)
     start = {k: v.copy() for k, v in state.items()}
     twin = TorchTwin(loaded(name, *OVERRIDES).spec, state, STEPS, torch.float32)
-    candidates = iter(batches(name, 3 * STEPS, 7, *OVERRIDES))
+    candidates = iter(batches(name, 6 * STEPS, 7, *OVERRIDES))
     while twin.step < STEPS:
         batch = next(candidates)
-        if twin.distance_to_kinks(batch["image"], batch["label"]) < 4e-6:
+        if twin.distance_to_kinks(batch["image"], batch["label"]) < 1e-5:
             continue
         outputs = run(name, "train", {**state, **batch}, *OVERRIDES)
         state = next_state(state, outputs)

@@ -67,22 +67,29 @@ def input_gradient(g: GraphBuilder, dy: ir.Value, w: ir.Value, size: Sequence[in
 def weight_gradient(g: GraphBuilder, x: ir.Value, dy: ir.Value, geo: Geometry) -> ir.Value:
     """Return dw [co, ci/group, ...] of a Conv from x [N, ci, ...] and dy [N, co, ...]."""
     n, ci, *size = (int(d) for d in shape_of(x))
-    co = int(shape_of(dy)[1])
-    spatial = list(range(2, 2 + len(size)))
+    outs = [int(d) for d in shape_of(dy)[2:]]
+    axes = len(size)
+    spatial = list(range(2, 2 + axes))
+    # Rows at the end that no window reaches would give further, meaningless taps: take them off the end padding, and
+    # off x where there is not enough of that.
+    begin, end = list(geo.pads[:axes]), list(geo.pads[axes:])
+    keep = list(size)
+    for i in range(axes):
+        used = (outs[i] - 1) * geo.strides[i] + geo.dilations[i] * (geo.kernel[i] - 1) + 1
+        excess = begin[i] + size[i] + end[i] - used
+        end[i] -= min(excess, end[i])
+        keep[i] = used - begin[i] - end[i]
+    if keep != size:
+        x = g.Slice(x, np.zeros(axes, np.int64), np.array(keep, np.int64), np.array(spatial, np.int64))
     if geo.group == 1:
         image = g.Transpose(x, perm=[1, 0, *spatial])
     else:
         # A channel's place within its group takes the batch axis; (group, sample) are the channels.
-        split = g.Reshape(x, np.array([n, geo.group, ci // geo.group, *size], np.int64))
+        split = g.Reshape(x, np.array([n, geo.group, ci // geo.group, *keep], np.int64))
         turned = g.Transpose(split, perm=[2, 1, 0, *(axis + 1 for axis in spatial)])
-        image = g.Reshape(turned, np.array([ci // geo.group, geo.group * n, *size], np.int64))
+        image = g.Reshape(turned, np.array([ci // geo.group, geo.group * n, *keep], np.int64))
     kernel = g.Transpose(dy, perm=[1, 0, *spatial])
-    dw = g.Conv(image, kernel, strides=geo.dilations, dilations=geo.strides, pads=geo.pads, group=geo.group)
-    if shape_of(dw)[2:] != list(geo.kernel):
-        zeros = np.zeros(len(size), np.int64)
-        dw = g.Slice(dw, zeros, np.array(geo.kernel, np.int64), np.array(spatial, np.int64))
-    if shape_of(dw)[1] != co:
-        raise AssertionError(f"weight gradient {shape_of(dw)} does not hold {co} kernels")
+    dw = g.Conv(image, kernel, strides=geo.dilations, dilations=geo.strides, pads=begin + end, group=geo.group)
     return g.Transpose(dw, perm=[1, 0, *spatial])
 
 

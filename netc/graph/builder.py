@@ -25,7 +25,7 @@ Operand = ir.Value | np.ndarray | float | int | Sequence[int] | None
 
 _OPSET_IMPORTS = [onnx.helper.make_opsetid("", OPSET)]
 # Shape arguments (Reshape, Slice, Pad, ...) are tiny; larger constants never decide a shape.
-_MAX_SHAPE_DATA = 64
+MAX_SHAPE_DATA = 64
 
 
 @dataclass(frozen=True)
@@ -248,7 +248,7 @@ class GraphBuilder:
             name = str(value.name)
             types[name] = self._type_proto(value)
             array = constant_value(value)
-            if array is not None and array.size <= _MAX_SHAPE_DATA:
+            if array is not None and array.size <= MAX_SHAPE_DATA:
                 if value not in self._shape_data:
                     self._shape_data[value] = onnx.numpy_helper.from_array(array, name)
                 data[name] = self._shape_data[value]

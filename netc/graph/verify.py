@@ -9,7 +9,7 @@ import onnx
 import onnx_ir as ir
 from onnx import shape_inference
 
-from netc.graph.builder import IR_VERSION, OPSET, constant_value, shape_of
+from netc.graph.builder import IR_VERSION, MAX_SHAPE_DATA, OPSET, constant_value, shape_of
 
 
 class VerificationError(AssertionError):
@@ -58,7 +58,7 @@ def _check_types(nodes: list[ir.Node], index: int, after: str) -> None:
             continue
         types[str(x.name)] = onnx.helper.make_tensor_type_proto(int(x.dtype or 0), shape_of(x))
         array = constant_value(x)
-        if array is not None and array.dtype.kind == "i":
+        if array is not None and array.size <= MAX_SHAPE_DATA:
             data[str(x.name)] = onnx.numpy_helper.from_array(array)
     inferred = shape_inference.infer_node_outputs(
         onnx.defs.get_schema(node.op_type, OPSET),

@@ -1,31 +1,56 @@
 """The lists of rewrites, in order; the verifier runs after each."""
 
+from typing import Literal
+
 import onnx_ir as ir
 from onnx_ir.passes import common
 
 from netc.graph.builder import IR_VERSION
 from netc.graph.verify import VerificationError, verify
-from netc.rewrite import batch_normalization
-from netc.rewrite.replay import replay
+from netc.rewrite import batch_normalization, input_gradient, max_pool_gradient, weight_gradient
+from netc.rewrite.replay import ReplayRule, replay
+
+Target = Literal["cpu", "cuda", "web"]
+
+# Lowerings by engine, applied after those that every engine needs; each module gives its reason.
+RULES: dict[Target, dict[str, ReplayRule]] = {
+    "cpu": {
+        "Conv": weight_gradient.interleave,
+        "ConvTranspose": input_gradient.flip,
+        "ScatterElements": max_pool_gradient.without_indices,
+    },
+    "cuda": {},
+    "web": {"ScatterElements": max_pool_gradient.without_indices},
+}
 
 
-def optimize_step(graph: ir.Graph, dtype: ir.DataType = ir.DataType.FLOAT) -> ir.Graph:
-    """Make a step, as differentiated, into one that every runtime executes."""
+def optimize_step(graph: ir.Graph, target: Target, dtype: ir.DataType = ir.DataType.FLOAT) -> ir.Graph:
+    """Make a step, as differentiated, into one that every runtime executes and `target` executes fast."""
     expanded = replay(graph, {"BatchNormalization": batch_normalization.expand}, dtype).graph
     verify(expanded, "expanding batch normalization")
-    return clean(expanded)
+    return clean(replay(clean(expanded), RULES[target], dtype).graph)
 
 
 def clean(graph: ir.Graph) -> ir.Graph:
-    """Remove what repeats and what nobody reads: common subexpressions, dead nodes and constants.
+    """Remove what repeats and what nobody reads: common subexpressions, dead nodes, outputs and constants.
 
-    Names and order of the outputs are kept; two outputs may compute the same.
+    Names and order of the graph's outputs are kept; two of them may compute the same.
     """
     names = [value.name for value in graph.outputs]
     model = ir.Model(graph, ir_version=IR_VERSION)
     for rewrite in (common.CommonSubexpressionEliminationPass(), common.RemoveUnusedNodesPass()):
         model = rewrite(model).model
+        _drop_unread_outputs(model.graph)
         verify(model.graph, type(rewrite).__name__)
         if [value.name for value in model.graph.outputs] != names:
             raise VerificationError(f"{type(rewrite).__name__} changed the outputs of {graph.name}")
     return model.graph
+
+
+def _drop_unread_outputs(graph: ir.Graph) -> None:
+    """Stop asking nodes for trailing outputs that nobody reads, such as the Indices of a MaxPool."""
+    for node in graph:
+        read = [i for i, y in enumerate(node.outputs) if y.uses() or y.is_graph_output()]
+        training = node.attributes.get("training_mode")
+        if training is None or not training.as_int():  # in training mode the number of outputs is fixed
+            node.resize_outputs(1 + max(read, default=0))

@@ -1,0 +1,52 @@
+"""The gradient of 2x2 stride-2 max pooling without Indices.
+
+As differentiated, MaxPool gives Indices and ScatterElements writes dy there. For windows that tile the plane the first
+maximum can be marked in place, with up(t) nearest upsampling by 2 and rank the tiling of [[4, 3], [2, 1]]:
+
+    e = (x == up(y)) * rank        dx = (e == up(MaxPool(e))) * up(dy)
+
+e is the rank of each maximum in its window, so its own maximum is the first of them in row order: the tie rule of
+Indices. Reason: a MaxPool with Indices and a scatter run on one thread in ONNX Runtime's CPU provider and have no
+kernel in WebGPU; equalities and upsampling stream. A NaN in x sends dy nowhere in its window, not to one element.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from netc.graph import GraphBuilder, Site, shape_of
+from netc.rewrite.replay import Inputs
+
+RANK = np.array([[4, 3], [2, 1]])
+
+
+def without_indices(g: GraphBuilder, site: Site, inputs: Inputs) -> Sequence[ir.Value] | None:
+    """Rewrite the scatter of a gradient to the Indices of a 2x2 stride-2 MaxPool on even planes."""
+    _, indices, spread = (_unflattened(value) for value in inputs)
+    pool = indices.producer() if indices is not None else None
+    if pool is None or spread is None or pool.op_type != "MaxPool" or indices is not pool.outputs[1]:
+        return None
+    x, y = Site(pool).x[0], pool.outputs[0]
+    height, width = (int(n) for n in shape_of(x)[2:]) if len(shape_of(x)) == 4 else (1, 1)
+    padded = any(Site(pool).attribute("pads") or ())
+    window = Site(pool).attribute("kernel_shape"), Site(pool).attribute("strides")
+    if window != ([2, 2], [2, 2]) or padded or height % 2 or width % 2 or shape_of(spread) != shape_of(y):
+        return None
+    rank = np.tile(RANK, (height // 2, width // 2)).astype((x.dtype or g.dtype).numpy())
+    e = g.Cast(g.Equal(x, _up(g, y)), to=x.dtype) * g.constant(rank)
+    first = g.MaxPool(e, kernel_shape=[2, 2], strides=[2, 2])
+    dx = g.Cast(g.Equal(e, _up(g, first)), to=x.dtype) * _up(g, spread)
+    return (g.Reshape(dx, np.array([-1], np.int64)),)
+
+
+def _unflattened(value: ir.Value | None) -> ir.Value | None:
+    """Return what a flat vector was reshaped from."""
+    node = value.producer() if value is not None else None
+    return node.inputs[0] if node is not None and node.op_type == "Reshape" else None
+
+
+def _up(g: GraphBuilder, v: ir.Value) -> ir.Value:
+    """Repeat each element of the planes twice along both axes."""
+    scales = np.array([1, 1, 2, 2], np.float32)
+    return g.Resize(v, None, scales, mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor")
