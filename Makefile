@@ -1,0 +1,45 @@
+# Everything that a fresh machine with Python 3.11 or later needs: `make train`, `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+RUN ?= runs/lenet_dsn
+BIN := $(VENV)/bin
+# The NVIDIA driver answers, or the CPU does the work. The two runtimes overwrite each other's files: only one.
+EXTRA := $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
+
+.PHONY: train test lint check wheel benchmark clean
+
+train: $(VENV)/installed
+	$(BIN)/netc train lenet_dsn --run $(RUN) $(if $(wildcard $(RUN)/checkpoints/*),--resume)
+	$(BIN)/netc eval $(RUN)
+	$(BIN)/netc predict $(RUN) test:0-4
+
+test: $(VENV)/installed-test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/mypy tests benchmarks examples
+
+check: lint test wheel
+
+wheel: $(VENV)/installed-test
+	PYTHON=$(BIN)/python scripts/check_wheel
+
+benchmark: $(VENV)/installed-test
+	$(BIN)/python benchmarks/step.py
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[$(EXTRA),images]"
+	touch $@
+
+$(VENV)/installed-test: pyproject.toml $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[test]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist
