@@ -2,10 +2,10 @@
 
     python benchmarks/step.py [--steps 60] [--threads 2] [--json results.json]
 
-Both sides start from the same weights and see the same batches; the losses of all steps are compared at the end, so that
-a side that computes less is found out. Blocks of steps alternate; the first step of a block, in which the threads of the
-other side may still be spinning, is not counted. The ratio is netc / PyTorch, the median over rounds: below 1, netc is
-faster.
+Both sides start from the same weights and see the same batches; the losses of all steps are compared at the end, so
+that a side that computes less is found out. Blocks of steps alternate; the first step of a block, in which the threads
+of the other side may still be spinning, is not counted. The ratio is netc / PyTorch, the median over rounds: below 1,
+netc is faster.
 """
 
 import argparse
@@ -52,6 +52,7 @@ class Residual(nn.Module):
             self.project = self.bn3 = nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return relu(f(x) + shortcut(x))."""
         y = torch.relu(self.bn1(self.conv1(x)))
         return torch.relu(self.bn2(self.conv2(y)) + self.bn3(self.project(x)))
 
@@ -152,7 +153,7 @@ def measure(workload: Workload, steps: int, threads: int) -> Result:
     criterion = nn.CrossEntropyLoss()
     rounds = -(-steps // (BLOCK - 1))
     rng = np.random.default_rng(0)
-    shape = next(x.shape for x in artifact.graph("train").inputs if x.name == "image")
+    shape = next(x.static_shape for x in artifact.graph("train").inputs if x.name == "image")
     images = rng.uniform(0, 16, (rounds + 1, *shape)).astype(np.float32)
     labels = rng.integers(0, 10, (rounds + 1, shape[0])).astype(np.int32)
     scale = float(loaded.spec.data.scale)
@@ -215,8 +216,8 @@ def main() -> int:
     for result in results:
         low, high = min(result.rounds), max(result.rounds)
         print(
-            f"{result.workload}: netc {result.netc_ms:.2f} ms, PyTorch {result.torch_ms:.2f} ms a step, "
-            f"ratio {result.ratio:.2f} ({low:.2f} to {high:.2f} over {len(result.rounds)} rounds, {result.steps} steps; "
+            f"{result.workload}: netc {result.netc_ms:.2f} ms, PyTorch {result.torch_ms:.2f} ms a step, ratio "
+            f"{result.ratio:.2f} ({low:.2f} to {high:.2f} over {len(result.rounds)} rounds of {BLOCK - 1} steps; "
             f"losses differ by at most {result.loss_difference:.1e})"
         )
     if arguments.json:

@@ -39,10 +39,10 @@ def test_100_steps_agree_with_pytorch(name: str) -> None:
             # 1e-4 relative: float32 sums in another order, carried through at most 100 updates.
             assert float(outputs[metric]) == pytest.approx(value, rel=1e-4), (metric, twin.step)
     assert state["step"] == STEPS
-    for tensor, value in twin.state.items():
-        assert relative(state[tensor], value.detach().numpy()) < 1e-4, tensor
+    for tensor, trained in twin.state.items():
+        assert relative(state[tensor], trained.detach().numpy()) < 1e-4, tensor
         if not tensor.endswith("/velocity"):
-            assert relative(start[tensor], value.detach().numpy()) > 1e-4, f"{tensor} was not trained"
+            assert relative(start[tensor], trained.detach().numpy()) > 1e-4, f"{tensor} was not trained"
 
 
 @pytest.mark.parametrize("name", NAMES)

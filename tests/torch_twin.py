@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812 (the name that everyone knows)
 
 from netc.layers import activation, linear, loss, metric, normalization, pooling, regularization, structure
 from netc.layers.base import Layer, Loss

@@ -1,0 +1,124 @@
+"""Each lowering fires where it should, declines where it should, and computes what it replaces."""
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from netc.grad.engine import gradients
+from netc.grad.table import VJP
+from netc.graph import GraphBuilder
+from netc.rewrite.passes import optimize_step
+from tests.oracle import Arrays, error, ort_runner, to_model
+
+Forward = Callable[[GraphBuilder, ir.Value, ir.Value], ir.Value]
+SEED = 11
+
+
+def step(forward: Forward, x: tuple[int, ...], w: tuple[int, ...]) -> ir.Graph:
+    """Build the gradients of sum(y * y) by x and w."""
+    g = GraphBuilder("step")
+    values = [g.input("x", g.dtype, x), g.input("w", g.dtype, w)]
+    y = forward(g, *values)
+    objective = g.ReduceSum(g.Mul(y, y), keepdims=0)
+    for value, gradient in gradients(g, VJP, objective, values).items():
+        g.output(f"d{value.name}", gradient)
+    return g.graph
+
+
+def both(forward: Forward, x: tuple[int, ...], w: tuple[int, ...], image: np.ndarray | None = None) -> list[Arrays]:
+    """Run the plain lowering and that for the CPU on the same numbers."""
+    rng = np.random.default_rng(SEED)
+    feed = {"x": rng.standard_normal(x) if image is None else image, "w": rng.standard_normal(w)}
+    graphs = [optimize_step(step(forward, x, w), target) for target in ("cuda", "cpu")]
+    return [ort_runner(to_model(graph))(feed) for graph in graphs]
+
+
+def operators(forward: Forward, x: tuple[int, ...], w: tuple[int, ...]) -> set[str]:
+    return {node.op_type for node in optimize_step(step(forward, x, w), "cpu")}
+
+
+def conv(**attributes: object) -> Forward:
+    return lambda g, x, w: g.Conv(x, w, **attributes)
+
+
+CONVOLUTIONS = {
+    "plain": (conv(), (3, 4, 8, 7), (5, 4, 3, 2)),
+    "padded": (conv(pads=[1, 2, 1, 2]), (2, 3, 6, 6), (4, 3, 3, 5)),
+    "unequal pads": (conv(pads=[0, 1, 2, 0]), (2, 3, 6, 6), (4, 3, 3, 3)),
+    "strided": (conv(strides=[2, 2], pads=[1, 1, 1, 1]), (2, 4, 8, 8), (3, 4, 3, 3)),
+    "strided with unreached rows": (conv(strides=[3, 2]), (2, 4, 9, 8), (3, 4, 2, 3)),
+    "1x1 strided": (conv(strides=[2, 2]), (2, 4, 8, 8), (3, 4, 1, 1)),
+    "two channels": (conv(), (2, 2, 5, 5), (3, 2, 2, 2)),
+}
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_convolution_gradients_are_equal_to_rounding(name: str) -> None:
+    plain, fast = both(*CONVOLUTIONS[name])
+    for output, value in plain.items():
+        # 1e-5: the same few hundred products, summed in float32 in another order.
+        assert error(fast[output], value) < 1e-5, output
+
+
+def test_the_weight_gradient_is_interleaved() -> None:
+    forward, x, w = CONVOLUTIONS["strided"]
+    dilations = [
+        node.attributes["dilations"].as_ints()
+        for node in optimize_step(step(forward, x, w), "cpu")
+        if node.op_type == "Conv" and "grad" in str(node.name)
+    ]
+    assert dilations == [(2, 2 * x[1])]
+
+
+@pytest.mark.parametrize(
+    ("reason", "forward", "x", "w"),
+    [
+        ("one channel", conv(), (2, 1, 5, 5), (3, 1, 2, 2)),
+        ("dilated", conv(dilations=[2, 2]), (2, 4, 7, 7), (3, 4, 2, 2)),
+        ("grouped", conv(group=2), (2, 4, 7, 7), (4, 2, 2, 2)),
+        ("one dimension", conv(), (2, 4, 7), (3, 4, 2)),
+    ],
+)
+def test_the_interleaving_declines(reason: str, forward: Forward, x: tuple[int, ...], w: tuple[int, ...]) -> None:
+    for node in optimize_step(step(forward, x, w), "cpu"):
+        if node.op_type == "Reshape":
+            assert node.outputs[0].shape != ir.Shape([1, x[0], *x[2:-1], x[-1] * x[1]]), reason
+    plain, fast = both(forward, x, w)
+    assert all(error(fast[output], value) < 1e-5 for output, value in plain.items())
+
+
+def test_the_input_gradient_is_flipped_only_where_it_pays() -> None:
+    same = conv(pads=[1, 1, 1, 1])
+    assert "ConvTranspose" not in operators(same, (2, 4, 8, 8), (3, 4, 3, 3))
+    assert "ConvTranspose" in operators(conv(), (2, 4, 8, 8), (3, 4, 5, 5))
+    assert "ConvTranspose" in operators(conv(strides=[2, 2]), (2, 4, 8, 8), (3, 4, 2, 2))
+
+
+def pool(**attributes: object) -> Forward:
+    return lambda g, x, w: g.MaxPool(g.Mul(x, w), **attributes)
+
+
+TILES = {"kernel_shape": [2, 2], "strides": [2, 2]}
+
+
+@pytest.mark.parametrize("kind", ["noise", "ties", "constant"])
+def test_the_pooling_gradient_without_indices_is_exact(kind: str) -> None:
+    """Ties included: the first maximum in row order takes all."""
+    rng = np.random.default_rng(SEED)
+    shape = (3, 2, 6, 8)
+    noise = rng.standard_normal(shape)
+    image = {"noise": noise, "ties": np.floor(np.maximum(2 * noise, 0)), "constant": np.ones(shape)}[kind]
+    plain, fast = both(pool(**TILES), shape, (1,), image.astype(np.float32))
+    np.testing.assert_array_equal(fast["dx"], plain["dx"])
+    assert error(fast["dw"], plain["dw"]) < 1e-6
+
+
+def test_the_pooling_gradient_needs_tiles_of_two() -> None:
+    assert "ScatterElements" not in operators(pool(**TILES), (2, 3, 6, 6), (1,))
+    assert "ScatterElements" in operators(pool(**TILES), (2, 3, 7, 6), (1,))
+    assert "ScatterElements" in operators(pool(kernel_shape=[3, 3], strides=[2, 2]), (2, 3, 7, 7), (1,))
+    assert "ScatterElements" in operators(pool(kernel_shape=[2, 2], strides=[1, 1]), (2, 3, 6, 6), (1,))
+    padded = pool(**TILES, pads=[1, 1, 1, 1])
+    assert "ScatterElements" in operators(padded, (2, 3, 6, 6), (1,))
