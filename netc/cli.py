@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from netc import __version__
-from netc.errors import Diagnostic, NetcError, SpecError, UsageError
+from netc.errors import Diagnostic, EnvironmentProblem, NetcError, SpecError, UsageError
 
 if TYPE_CHECKING:
     from netc.emit import Artifact
@@ -66,6 +66,12 @@ def main() -> None:
         app()
     except NetcError as error:
         _fail(str(error), error.exit_code)
+    except OSError as error:  # of a path that not even its existence can be asked of
+        path = str(error.filename)
+        path = path if len(path) <= 100 else f"{path[:40]}... ({len(path)} characters)"
+        _fail(f"cannot access {path}: {error.strerror}; check the path", EnvironmentProblem.exit_code)
+    except MemoryError:
+        _fail("there is not enough memory for this network; make it smaller", EnvironmentProblem.exit_code)
 
 
 def _fail(message: str, code: int) -> NoReturn:
@@ -157,7 +163,7 @@ def _data_problems(loaded: "Loaded", need_data: bool) -> list[Diagnostic]:
         return []
     problems = check_options(data)
     return [
-        loaded.at(("data", *path), sentence, key=path[-1:] not in (("source",), ("path",)))
+        loaded.at(("data", *path), sentence, key=sentence.startswith("unknown option"))
         for path, sentence in problems
         if need_data or path != ("path",)
     ]

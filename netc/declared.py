@@ -6,7 +6,6 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
-    Field,
     ModelWrapValidatorHandler,
     ValidationError,
     model_validator,
@@ -17,11 +16,8 @@ from netc.errors import did_you_mean, near
 
 T = TypeVar("T", bound="Declared")
 
-# Numbers of the language end up as float32: what is far beyond would become infinite there, or zero.
-Real = Annotated[float, Field(ge=-1e30, le=1e30, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0.0, le=1e30, allow_inf_nan=False)]
-Positive = Annotated[float, Field(ge=1e-30, le=1e30, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0.0, lt=1.0, allow_inf_nan=False)]
+# Graphs compute in float32, where numbers far outside become infinite or zero.
+SMALLEST, LARGEST = 1e-30, 1e30
 
 
 def mistake(sentence: str) -> PydanticCustomError:
@@ -29,10 +25,19 @@ def mistake(sentence: str) -> PydanticCustomError:
     return PydanticCustomError("mistake", "{sentence}", {"sentence": sentence})
 
 
+def beyond_float32(value: Any) -> str | None:
+    """Return what is wrong with a number, or a list of numbers, that a graph could not hold."""
+    for number in value if isinstance(value, list) else [value]:
+        if isinstance(number, float) and number and not SMALLEST <= abs(number) <= LARGEST:
+            limit = f"smaller than {SMALLEST:g}" if abs(number) < SMALLEST else f"larger than {LARGEST:g}"
+            return f"{shown(number)} is {limit} in size, beyond what a 32-bit float computes with"
+    return None
+
+
 class Declared(BaseModel):
     """Base of every mapping in the language: the fields of the class are the keys that the user may write."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=False, allow_inf_nan=False)
 
     @model_validator(mode="wrap")
     @classmethod
@@ -50,7 +55,11 @@ class Declared(BaseModel):
             unknown = {key: name for key, name in unknown.items() if name in required}
         try:
             made = handler({key: value for key, value in data.items() if key not in unknown})
-            errors = []
+            errors = [
+                InitErrorDetails(type=mistake(f"{name}: {problem}"), loc=(name,), input=data[name])
+                for name in cls.model_fields
+                if name in data and (problem := beyond_float32(getattr(made, name)))
+            ]
         except ValidationError as error:
             errors = [
                 InitErrorDetails(type=mistake(cls._sentence(e)), loc=e["loc"], input=e["input"])
@@ -75,7 +84,7 @@ class Declared(BaseModel):
     @classmethod
     def _sentence(cls, error: Any) -> str:
         if error["type"] == "missing" and len(error["loc"]) == 1:
-            return f'{cls.called()} needs the field "{error["loc"][0]}"'
+            return f'{cls.called()}: the field "{error["loc"][0]}" is required'
         return sentence(error)
 
 
@@ -181,7 +190,9 @@ def sentence(error: Any) -> str:
         return f"{what}{value} is not a valid name (letters, digits and _ - / only)"
     if kind in ("too_short", "too_long"):
         words = f"at least {context['min_length']}" if kind == "too_short" else f"at most {context['max_length']}"
-        return f"{field}: needs {words} {'entry' if words.endswith(' 1') else 'entries'}, got {context['actual_length']}"
+        return (
+            f"{field}: needs {words} {'entry' if words.endswith(' 1') else 'entries'}, got {context['actual_length']}"
+        )
     if kind == "string_too_short":
         return f"{field}: must not be empty"
     if kind == "string_too_long":

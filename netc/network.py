@@ -11,10 +11,10 @@ import numpy as np
 import onnx_ir as ir
 
 from netc.errors import Diagnostic, SpecError
-from netc.graph import GraphBuilder, Origin
-from netc.layers.base import LayerError, Loss, Mean, Metric, Phase
+from netc.graph import GraphBuilder, Origin, shape_of
+from netc.layers.base import MAX_ELEMENTS, LayerError, Loss, Mean, Metric, Phase, elements, sample
 from netc.layers.context import Context
-from netc.spec.load import Loaded
+from netc.spec.load import UNKNOWN_INPUT, Loaded
 from netc.spec.model import Input
 from netc.wiring import Placed, Wiring, wire
 
@@ -97,6 +97,7 @@ class _Lowering:
             GraphBuilder(loaded.spec.name, dtype), phase, random_seed=solver.random_seed, planned=solver.max_iter or 1
         )
         self._network = Network(self._net, placed=self._wiring.placed)
+        self._too_few: set[tuple[str | None, ...]] = set()  # scores and labels reported as not fitting
         self._weights: list[ir.Value | float] = []  # of the losses among the terms, in their order
 
     def run(self) -> Network:
@@ -115,6 +116,8 @@ class _Lowering:
 
     def _input(self, name: str, declared: Input) -> None:
         g = self._net.g
+        if declared == UNKNOWN_INPUT or not self._fits(name, declared.shape or []):
+            return
         if declared.shape is None:
             value = g.input(name, ir.DataType.INT32, [self._axis])
             self._network.batch[name] = self._network.tops[name] = value
@@ -126,11 +129,28 @@ class _Lowering:
             value = self._preprocess(name, raw, declared.shape)
         self._network.batch[name], self._network.tops[name] = raw, value
 
+    def _fits(self, name: str, shape: Sequence[int]) -> bool:
+        """Whether one sample of an input, and then a batch of them, has no more elements than a tensor can have."""
+        batch = self._axis if isinstance(self._axis, int) else 1
+        count = elements(shape)
+        if count * batch <= MAX_ELEMENTS:
+            return True
+        if count > MAX_ELEMENTS:
+            whole = f"{count:,} values, more than the {MAX_ELEMENTS:,} that a tensor can hold"
+            self._report(("inputs", name, "shape"), f"{name}: one sample has {whole}; give it a smaller shape")
+        else:
+            whole = f"more than the {MAX_ELEMENTS:,} values that a tensor can hold"
+            self._report(("data", "batch_size"), f"batch_size {batch} gives an input {whole}; lower it")
+        return False
+
     def _preprocess(self, name: str, value: ir.Value, shape: Sequence[int]) -> ir.Value:
         g, data = self._net.g, self._loaded.spec.data
         mean = np.array(data.mean, g.dtype.numpy())
         if mean.ndim and mean.size != shape[0]:
-            self._report(("data", "mean"), f"mean has {mean.size} values for the {shape[0]} channels of {name}")
+            message = (
+                f"mean has {mean.size} values, but {name} has {shape[0]} channels; give one number, or one a channel"
+            )
+            self._report(("data", "mean"), message)
             return value
         with g.origin(Origin(name, "preprocess")), g.arithmetic():
             if mean.any():
@@ -140,14 +160,19 @@ class _Lowering:
     def _layer(self, placed: Placed) -> None:
         layer, tops = placed.layer, self._network.tops
         known = [tops[name] for name in placed.bottoms if name is not None and name in tops]
-        if len(known) < len(placed.bottoms):
+        if len(known) < len(placed.bottoms) or self._confuses_labels(placed, known):
             return
         position = self._loaded.tree.position(placed.path)
         place = f"{position.file}:{position.line}" if position.line else position.file
-        self._net.enter(layer, self._meets_rectifier(placed))
+        self._net.enter(layer, layer.name in self._wiring.before_rectifiers)
         try:
             with self._net.g.origin(Origin(layer.name, "forward", place)):
                 top = layer.lower(self._net, *known)
+            if isinstance(top, ir.Value) and elements(shape_of(top)) > MAX_ELEMENTS:
+                raise LayerError(
+                    f"its top, {sample(top)} a sample, has {elements(shape_of(top)):,} values, more than the "
+                    f"{MAX_ELEMENTS:,} that a tensor can hold; make it smaller, or lower data.batch_size"
+                )
             for message in self._net.leave():
                 self._network.warnings.append(self._loaded.at(placed.path, f"{layer.name}: {message}"))
         except LayerError as error:
@@ -159,9 +184,31 @@ class _Lowering:
         else:
             tops[layer.name] = top
 
-    def _meets_rectifier(self, placed: Placed) -> bool:
-        readers = self._wiring.readers(placed.layer.name)
-        return any(r.layer.rectifies or (r.layer.passes_rectifier and self._meets_rectifier(r)) for r in readers)
+    def _confuses_labels(self, placed: Placed, bottoms: Sequence[ir.Value]) -> bool:
+        """Report class labels where a layer computes with numbers, and the other way round."""
+        layer, path = placed.layer, (*placed.path, "bottom")
+        declared = self._loaded.spec.inputs
+        for index, (name, value) in enumerate(zip(placed.bottoms, bottoms, strict=True)):
+            wants_labels = layer.takes_labels and index == len(bottoms) - 1
+            if value.dtype == ir.DataType.INT32 and not wants_labels:
+                use = "takes after the scores: [scores, labels]" if layer.takes_labels else "does not compute with"
+                self._report(path, f'{layer.name}: "{name}" holds class labels, which {layer.type} {use}')
+                return True
+            if value.dtype != ir.DataType.INT32 and wants_labels:
+                labels = next((f'"{n}"' for n, d in declared.items() if d.classes), "an input with classes")
+                message = f'"{name}" holds {sample(value)} values a sample, but {layer.type} takes class labels last'
+                self._report(path, f"{layer.name}: {message}; give {labels}")
+                return True
+        if layer.takes_labels:
+            classes, scores = declared[str(placed.bottoms[-1])].classes or 0, list(shape_of(bottoms[0]))
+            if len(scores) == 2 and isinstance(scores[1], int) and scores[1] < classes:
+                remedy = f'set num_output: {classes}, or correct the classes of "{placed.bottoms[-1]}"'
+                message = f'"{placed.bottoms[0]}" gives {scores[1]} scores for {classes} classes'
+                if placed.bottoms not in self._too_few:  # a metric beside its loss would only say it again
+                    self._report(path, f"{layer.name}: {message}; {remedy}")
+                self._too_few.add(placed.bottoms)
+                return True
+        return False
 
     def _term(self, placed: Placed, mean: Mean) -> None:
         layer, g = placed.layer, self._net.g

@@ -4,8 +4,9 @@ Goals: every layer in order with the names of its bottoms; duplicates, unknown a
 Non-goals: shapes and types; those are the layers' business.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from netc.errors import Diagnostic, did_you_mean
 from netc.layers.base import Layer, Loss, Metric, Phase, Side
@@ -13,6 +14,8 @@ from netc.spec.load import Loaded, Path, Unknown
 
 # Names of tensors that every step has beside the layers' own.
 RESERVED = {"step", "seed", "max_steps", "total", "lr"}
+# Nodes are named LAYER/PART/OPERATOR.
+_PARTS = {"forward", "grad", "update", "preprocess", "weight", "keys"}
 
 
 @dataclass(frozen=True)
@@ -37,9 +40,27 @@ class Wiring:
     placed: list[Placed] = field(default_factory=list)
     diagnostics: list[Diagnostic] = field(default_factory=list)
 
-    def readers(self, name: str) -> list[Placed]:
+    def readers(self, name: str) -> Sequence[Placed]:
         """Return the layers that have `name` among their bottoms."""
-        return [p for p in self.placed if name in p.bottoms]
+        return self._readers.get(name, ())
+
+    @cached_property
+    def _readers(self) -> Mapping[str | None, Sequence[Placed]]:
+        found: dict[str | None, list[Placed]] = {}
+        for placed in self.placed:
+            for name in dict.fromkeys(placed.bottoms):
+                found.setdefault(name, []).append(placed)
+        return found
+
+    @cached_property
+    def before_rectifiers(self) -> Set[str]:
+        """Names of the layers whose top reaches a rectifier, with nothing but layers between that let it through."""
+        found: set[str] = set()
+        for placed in reversed(self.placed):  # readers come later
+            layers = [reader.layer for reader in self.readers(placed.layer.name)]
+            if any(layer.rectifies or (layer.passes_rectifier and layer.name in found) for layer in layers):
+                found.add(placed.layer.name)
+        return found
 
 
 def wire(loaded: Loaded, phase: Phase) -> Wiring:
@@ -52,7 +73,9 @@ class _Wirer:
         self._loaded, self._phase = loaded, phase
         self._wiring = Wiring()
         spec = loaded.spec
-        self._labels = [name for name, declared in spec.inputs.items() if declared.classes is not None]
+        self._labels = [name for name, declared in spec.inputs.items() if declared.shape is None]
+        self._ambiguous: set[str] = set()  # names given twice: what they mean is unknown
+        self._objectives: dict[str, str] = {}  # names of losses and metrics, which have no top, with their types
         self._known: dict[str, Path] = {name: ("inputs", name) for name in spec.inputs}
         self._hidden: dict[str, str] = {}  # names inside a finished branch, with the layer it belongs to
 
@@ -61,13 +84,19 @@ class _Wirer:
         for name in spec.inputs:
             if name in RESERVED:
                 self._report(("inputs", name), f'"{name}" is a name that every step uses; rename this input', key=True)
-        first = next((name for name, declared in spec.inputs.items() if declared.shape is not None), None)
+        first = next((name for name, declared in spec.inputs.items() if declared.classes is None), None)
         self._layers(spec.layers, ("layers",), set(spec.inputs), first, ())
         losses = [p for p in self._wiring.placed if isinstance(p.layer, Loss | Unknown) and not p.sides]
         if not losses:
-            remedy = "end the layers with one, such as {name: loss, type: SoftmaxWithLoss}"
-            self._report(("layers",), f"the spec has no loss, so there is nothing to train; {remedy}", key=True)
+            self._report(("layers",), self._no_loss(), key=True)
         return self._wiring
+
+    def _no_loss(self) -> str:
+        elsewhere = next((layer for layer in self._loaded.spec.layers if isinstance(layer, Loss)), None)
+        if elsewhere is not None:
+            return f"the spec has no loss in the {self._phase} phase; remove the include of {elsewhere.name}"
+        remedy = "end the layers with one, such as {name: loss, type: SoftmaxWithLoss}"
+        return f"the spec has no loss, so there is nothing to train; {remedy}"
 
     def _layers(
         self, layers: Sequence[Layer], path: Path, visible: set[str], above: str | None, sides: tuple[Side, ...]
@@ -80,8 +109,10 @@ class _Wirer:
             bottoms = self._bottoms(layer, here, visible, above)
             placed = Placed(layer, here, bottoms, sides)
             self._wiring.placed.append(placed)
-            visible.add(layer.name)
-            if not placed.is_objective:
+            if placed.is_objective:
+                self._objectives[layer.name] = layer.type
+            else:
+                visible.add(layer.name)
                 above = layer.name
             if layer.side is not None:
                 self._branch(layer, here, visible, sides)
@@ -95,16 +126,21 @@ class _Wirer:
         before = len(self._wiring.placed)
         self._layers(owner.side.layers, (*path, "side", "layers"), inside, owner.name, (*sides, owner.side))
         if not any(isinstance(p.layer, Loss | Unknown) for p in self._wiring.placed[before:]):
-            self._report((*path, "side"), f"the side of {owner.name} ends in no loss", key=True)
+            remedy = "end its layers with one, such as {type: SoftmaxWithLoss}"
+            self._report((*path, "side"), f"the side of {owner.name} has no loss; {remedy}", key=True)
         self._hidden |= dict.fromkeys(inside - visible, owner.name)
 
     def _check_name(self, layer: Layer, path: Path) -> None:
         if layer.name in RESERVED:
             self._report((*path, "name"), f'"{layer.name}" is a name that every step uses; rename this layer')
+        elif len(parts := layer.name.split("/")) > 2 and parts[-2] in _PARTS:
+            message = f'"{layer.name}" could be the name of a node of the graph; rename this layer'
+            self._report((*path, "name"), message)
         elif layer.name in self._known:
             first = self._loaded.tree.position(self._known[layer.name])
             place = f"line {first.line}" if first.line else first.file
             self._report((*path, "name"), f'the name "{layer.name}" is taken already ({place}); names must be unique')
+            self._ambiguous.add(layer.name)
         self._known.setdefault(layer.name, path)
 
     def _bottoms(self, layer: Layer, path: Path, visible: set[str], above: str | None) -> tuple[str | None, ...]:
@@ -130,14 +166,20 @@ class _Wirer:
         return tuple(name if self._resolves(str(name), layer, path, visible) else None for name in names)
 
     def _resolves(self, name: str, layer: Layer, path: Path, visible: set[str]) -> bool:
+        if name in self._ambiguous:
+            return False
         if name in visible:
             return True
-        if name in self._hidden:
+        if name in self._objectives:
+            reason = f'"{name}" is a {self._objectives[name]}, which has no top; name the layer that it reads'
+        elif name in self._hidden:
             reason = f'"{name}" is inside the side of {self._hidden[name]}, which inference does not have'
         elif name == layer.name:
             reason = f'"{name}" is the layer itself'
-        elif any(p.name == name for p in _all_layers(self._loaded.spec.layers)):
-            reason = f'"{name}" is not above this layer, or not part of the {self._phase} phase'
+        elif given := next((p for p in _all_layers(self._loaded.spec.layers) if p.name == name), None):
+            reason = f'"{name}" stands below this layer; layers go from top to bottom'
+            if given.include is not None and given.include.phase != self._phase:
+                reason = f'"{name}" is not part of the {self._phase} phase; remove its include'
         else:
             reason = f'unknown bottom "{name}"{did_you_mean(name, visible)}'
         self._report((*path, "bottom"), f"{layer.name}: {reason}")

@@ -54,7 +54,10 @@ class CounterRNG:
         self._keys: tuple[ir.Value, ...] | None = None
 
     def bits(self, name: str, shape: Sequence[int]) -> ir.Value:
-        """Return uint32 numbers of the given shape, uniform over all 2^32 values, different for each name."""
+        """Return uint32 numbers of the given shape, different for each name.
+
+        Compare them with thresholds, or use the upper 16 bits; the lowest bits are not random (x^2 + x is even).
+        """
         g = self._g
         k1, k2, k3, k4 = self._mix_keys()
         rows, columns = near_square(shape)

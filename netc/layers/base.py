@@ -4,13 +4,14 @@ A layer is one class in this package: typed fields (the YAML schema), a docstrin
 (the forward pass in ONNX primitives). Gradients follow from the primitives; a layer writes none.
 """
 
+import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import onnx_ir as ir
-from pydantic import Field, PlainValidator, SerializeAsAny
+from pydantic import ConfigDict, Field, PlainValidator, SerializeAsAny
 
 from netc.declared import Declared, Family, Names
 from netc.layers.schedules import AnySchedule, ConstantSchedule
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 # Names become parts of tensor and node names; "." separates a layer from its parameters there.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_\-]*(/[A-Za-z0-9_\-]+)*$", max_length=200)]
 Phase = Literal["train", "test"]
+
+# Runtimes count the elements of a tensor in 32 bits, and one ONNX file holds at most 2 GiB.
+MAX_ELEMENTS = 2**31 - 1
+MAX_PARAMETERS = (2**31 - 2**20) // 4
 
 
 class LayerError(Exception):
@@ -50,6 +55,8 @@ class Include(Declared):
 
 class ParamSpec(Declared):
     """Multipliers of one parameter; the i-th entry is for the layer's i-th parameter, weight before bias."""
+
+    model_config = ConfigDict(title="param")
 
     lr_mult: float = Field(1.0, ge=0.0, allow_inf_nan=False)
     decay_mult: float = Field(1.0, ge=0.0, allow_inf_nan=False)
@@ -126,7 +133,14 @@ def one_per_axis(values: Sequence[int], axes: int, field: str, minimum: int) -> 
         raise LayerError(f"{field}: needs 1 or {axes} numbers for {axes} spatial axes, got {len(values)}", field)
     if min(values) < minimum:
         raise LayerError(f"{field}: must be at least {minimum}, got {min(values)}", field)
+    if max(values) > MAX_ELEMENTS:
+        raise LayerError(f"{field}: must be at most {MAX_ELEMENTS}, got {max(values)}", field)
     return list(values) * axes if len(values) == 1 else list(values)
+
+
+def elements(shape: Iterable[int | str]) -> int:
+    """Return the number of elements of a shape; a symbolic axis counts as one."""
+    return math.prod(n for n in shape if isinstance(n, int))
 
 
 def spatial(x: ir.Value, layer: Layer) -> list[int]:

@@ -1,5 +1,6 @@
 """What a layer sees while it lowers itself: the graph, the phase, and where parameters and randomness come from."""
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -7,7 +8,7 @@ import onnx_ir as ir
 
 from netc.graph import GraphBuilder, shape_of
 from netc.graph.counter_rng import CounterRNG
-from netc.layers.base import Layer, LayerError, ParamSpec, Phase
+from netc.layers.base import MAX_PARAMETERS, Layer, LayerError, ParamSpec, Phase
 from netc.layers.fillers import Constant, Filler, Msra, Xavier
 
 
@@ -56,6 +57,13 @@ class Context:
     def parameter(self, suffix: str, shape: list[int], filler: Filler) -> ir.Value:
         """Declare a learned tensor `LAYER.suffix` and return it."""
         layer = self._current()
+        learned = sum(math.prod(t.shape) for t in self.state.values() if t.role == "parameter") + math.prod(shape)
+        if learned > MAX_PARAMETERS:
+            raise LayerError(
+                f"with its {suffix} {'x'.join(map(str, shape))} the network has {learned:,} parameters, and one ONNX "
+                f"file holds {MAX_PARAMETERS:,}; use fewer outputs, or pool before it",
+                "num_output",
+            )
         spec = layer.param[self._parameters] if self._parameters < len(layer.param) else ParamSpec()
         self._parameters += 1
         if suffix == "weight" and isinstance(filler, Constant) and filler.value == 0.0:
@@ -91,6 +99,10 @@ class Context:
     def weight_filler(self, given: Filler | None) -> Filler:
         """Return the filler that the user gave, else msra before a rectifier and xavier otherwise."""
         return given or (Msra() if self._rectified else Xavier())
+
+    def zero(self) -> ir.Value:
+        """Return 0 as a scalar of the graph's float type."""
+        return self.g.constant(0.0)
 
     def batch_count(self, x: ir.Value) -> ir.Value:
         """Return the number of samples in x as a scalar of the graph's float type."""

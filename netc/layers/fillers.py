@@ -9,12 +9,12 @@ n = number of elements, fan_in = n / shape[0], fan_out = n / shape[1] (n for vec
 import hashlib
 import math
 from abc import abstractmethod
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import numpy as np
-from pydantic import Field, PlainValidator, SerializeAsAny
+from pydantic import Field, PlainValidator, SerializeAsAny, model_validator
 
-from netc.declared import Declared, Family
+from netc.declared import Declared, Family, mistake
 
 
 class Filler(Declared):
@@ -76,6 +76,12 @@ class Uniform(Filler):
     type: Literal["uniform"] = "uniform"
     min: float = Field(0.0, allow_inf_nan=False)
     max: float = Field(1.0, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min > self.max:
+            raise mistake(f"uniform: min {self.min:g} is larger than max {self.max:g}; exchange them")
+        return self
 
     def draw(self, bits: np.random.Philox, shape: tuple[int, ...]) -> np.ndarray:  # noqa: D102
         return self.min + (self.max - self.min) * uniform_unit(bits, shape)

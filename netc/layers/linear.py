@@ -46,9 +46,9 @@ class Convolution(Layer):
                     "use a smaller kernel, more padding or less pooling before it",
                     "kernel_size",
                 )
-        for count, what in ((channels, f"the {channels} input channels"), (self.num_output, "num_output")):
+        for count, what in ((channels, "the number of input channels"), (self.num_output, "num_output")):
             if count % self.group:
-                raise LayerError(f"group {self.group} does not divide {what} ({count})", "group")
+                raise LayerError(f"group {self.group} does not divide {what}, {count}; use a divisor of both", "group")
         filler = net.weight_filler(self.weight_filler)
         weight = net.parameter("weight", [self.num_output, channels // self.group, *kernel], filler)
         bias = net.parameter("bias", [self.num_output], self.bias_filler) if self.bias_term else None

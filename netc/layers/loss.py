@@ -10,19 +10,23 @@ from netc.graph import shape_of
 from netc.layers.base import LAYERS, LayerError, Loss, Mean, sample
 from netc.layers.context import Context
 
+MAX_CLASSES = 2**24  # beyond, float32 cannot tell neighbouring indices apart
+
 
 def class_mask(net: Context, scores: ir.Value, labels: ir.Value) -> ir.Value:
-    """Return 1 at each sample's class and 0 elsewhere, in the shape [N, C] of the scores.
+    """Return true at each sample's class and false elsewhere, in the shape [N, C] of the scores.
 
     Raises:
-        LayerError: the scores are no matrix, or the labels not one class index a sample.
+        LayerError: the scores are no matrix, or too many.
     """
     if len(shape_of(scores)) != 2:
-        raise LayerError(f"needs one score a class, got {sample(scores)} a sample; flatten or pool before it", "bottom")
-    if len(shape_of(labels)) != 1 or labels.dtype != ir.DataType.INT32:
-        raise LayerError("its last bottom must be class labels: declare an input with `classes`", "bottom")
+        raise LayerError(
+            f"needs one score a class, got {sample(scores)} a sample; put an InnerProduct before it", "bottom"
+        )
+    if int(shape_of(scores)[1]) > MAX_CLASSES:
+        raise LayerError(f"{shape_of(scores)[1]} scores a sample are more than the {MAX_CLASSES:,} supported", "bottom")
     classes = net.g.constant(np.arange(int(shape_of(scores)[1]), dtype=np.int32))
-    return net.g.Cast(net.g.Equal(net.g.Unsqueeze(labels, np.array([1], np.int64)), classes), to=scores.dtype)
+    return net.g.Equal(net.g.Unsqueeze(labels, np.array([1], np.int64)), classes)
 
 
 @LAYERS.add
@@ -42,7 +46,8 @@ class SoftmaxWithLoss(Loss):
         mask = class_mask(net, scores, labels)
         count = net.batch_count(scores)
         with net.g.arithmetic():
-            picked = net.g.ReduceSum(net.g.LogSoftmax(scores, axis=1) * mask, keepdims=0)
+            # Selected, not multiplied by 0 and 1: the score of another class may be -inf.
+            picked = net.g.ReduceSum(net.g.Where(mask, net.g.LogSoftmax(scores, axis=1), net.zero()), keepdims=0)
             return Mean(-picked / count, count)
 
 
@@ -55,9 +60,10 @@ class EuclideanLoss(Loss):
     def lower(self, net: Context, *x: ir.Value) -> Mean:  # noqa: D102
         a, b = x
         if math.prod(map(int, shape_of(a)[1:])) != math.prod(map(int, shape_of(b)[1:])):
-            raise LayerError(f"bottoms have different sizes: {sample(a)} and {sample(b)}", "bottom")
-        if a.dtype != b.dtype:
-            raise LayerError("compares numbers, and class labels are none; use SoftmaxWithLoss", "bottom")
+            raise LayerError(
+                f"bottoms have different sizes: {sample(a)} and {sample(b)}; give both the same number of values",
+                "bottom",
+            )
         count = net.batch_count(a)
         with net.g.arithmetic():
             difference = net.g.Flatten(a, axis=1) - net.g.Flatten(b, axis=1)

@@ -32,9 +32,9 @@ class Accuracy(Metric):
             raise LayerError(f"top_k {self.top_k} is more than the {shape_of(scores)[1]} classes", "top_k")
         g, axis = net.g, np.array([1], np.int64)
         with g.arithmetic():
-            own = g.ReduceSum(scores * mask, axis, keepdims=1)
-            # The own class is always counted once; a NaN score is counted never, and so no hit.
-            above = g.ReduceSum(g.Cast(g.GreaterOrEqual(scores, own), to=scores.dtype), axis, keepdims=0)
-            hit = g.And(g.GreaterOrEqual(above, 1.0), g.LessOrEqual(above, float(self.top_k)))
+            own = g.ReduceSum(g.Where(mask, scores, net.zero()), axis, keepdims=1)
+            # Whatever is not below the own score, an equal one or NaN, counts against the sample.
+            below = g.ReduceSum(g.Cast(g.Less(scores, own), to=scores.dtype), axis, keepdims=0)
+            hit = g.GreaterOrEqual(below, float(int(shape_of(scores)[1]) - self.top_k))
             value = g.ReduceMean(g.Cast(hit, to=scores.dtype), keepdims=0)
         return Mean(value, net.batch_count(scores))

@@ -7,7 +7,8 @@ import onnx_ir as ir
 from pydantic import Field
 
 from netc.declared import Integers
-from netc.layers.base import LAYERS, Layer, LayerError, one_per_axis, sample, spatial
+from netc.graph import shape_of
+from netc.layers.base import LAYERS, MAX_ELEMENTS, Layer, LayerError, elements, one_per_axis, sample, spatial
 from netc.layers.context import Context
 
 
@@ -40,6 +41,9 @@ class Pooling(Layer):
         kernel = one_per_axis(self.kernel_size, axes, "kernel_size", minimum=1)
         stride = one_per_axis(self.stride, axes, "stride", minimum=1)
         pad = one_per_axis(self.pad, axes, "pad", minimum=0)
+        padded_size = [n + 2 * p for n, p in zip(size, pad, strict=True)]
+        if elements([*shape_of(x[0])[:2], *padded_size]) > MAX_ELEMENTS:
+            raise LayerError(f"pad {max(pad)} makes the padded input larger than {MAX_ELEMENTS:,} numbers", "pad")
         outs = [self._out(*geometry, x[0]) for geometry in zip(size, kernel, stride, pad, strict=True)]
         # The end padding that makes floor division give the wanted size, whatever the runtime thinks of ceil_mode.
         needed = [(o - 1) * s + k - n - p for o, s, k, n, p in zip(outs, stride, kernel, size, pad, strict=True)]
@@ -63,7 +67,11 @@ class Pooling(Layer):
     def _out(self, n: int, k: int, s: int, p: int, x: ir.Value) -> int:
         """Return the number of windows along one axis."""
         if k > n + 2 * p:
-            raise LayerError(f"kernel_size {k} is larger than the input {sample(x)} with pad {p}", "kernel_size")
+            raise LayerError(
+                f"kernel_size {k} is larger than the input {sample(x)} with pad {p}; "
+                "use a smaller kernel, more padding or less pooling before it",
+                "kernel_size",
+            )
         if p >= k:
             raise LayerError(f"pad {p} must be smaller than kernel_size {k}: a window would see padding only", "pad")
         span = n + 2 * p - k

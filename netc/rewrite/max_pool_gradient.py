@@ -30,8 +30,9 @@ def without_indices(g: GraphBuilder, site: Site, inputs: Inputs) -> Sequence[ir.
     x, y = Site(pool).x[0], pool.outputs[0]
     height, width = (int(n) for n in shape_of(x)[2:]) if len(shape_of(x)) == 4 else (1, 1)
     padded = any(Site(pool).attribute("pads") or ())
+    dilated = any(d != 1 for d in Site(pool).attribute("dilations") or ())
     window = Site(pool).attribute("kernel_shape"), Site(pool).attribute("strides")
-    if window != ([2, 2], [2, 2]) or padded or height % 2 or width % 2 or shape_of(spread) != shape_of(y):
+    if window != ([2, 2], [2, 2]) or padded or dilated or height % 2 or width % 2 or shape_of(spread) != shape_of(y):
         return None
     rank = np.tile(RANK, (height // 2, width // 2)).astype((x.dtype or g.dtype).numpy())
     e = g.Cast(g.Equal(x, _up(g, y)), to=x.dtype) * g.constant(rank)

@@ -14,7 +14,7 @@ from netc.errors import Diagnostic, SpecError
 from netc.layers.base import Layer
 from netc.layers.context import Context
 from netc.solver.rules import SGD
-from netc.spec.model import Data, NetSpec
+from netc.spec.model import VERSION, Data, Input, NetSpec
 from netc.spec.tree import Tree
 
 Path = tuple[str | int, ...]
@@ -30,6 +30,10 @@ class Unknown(Layer):
 
     def lower(self, net: Context, *x: ir.Value) -> NoReturn:  # noqa: D102
         raise AssertionError("an unknown layer is never lowered")
+
+
+# Fits every reader, as `Unknown` does.
+UNKNOWN_INPUT = Input.model_construct()
 
 
 @dataclass(frozen=True)
@@ -48,8 +52,8 @@ class Loaded:
 def load(tree: Tree) -> Loaded:
     """Validate a tree.
 
-    Layers with mistakes become `Unknown`, a broken solver or data section a stand-in, with the mistakes in
-    `diagnostics`; what remains can still be wired and checked.
+    Layers with mistakes become `Unknown`, other broken sections a stand-in, with the mistakes in `diagnostics`; what
+    remains can still be wired and checked.
 
     Raises:
         SpecError: so much is wrong that nothing remains to be checked.
@@ -70,8 +74,10 @@ def load(tree: Tree) -> Loaded:
 
 
 def _diagnostic(tree: Tree, mistake: Any) -> Diagnostic:
-    message = sentence(mistake)
-    return Diagnostic(tree.position(mistake["loc"], key="has no field" in message), message)
+    message, path = sentence(mistake), mistake["loc"]
+    if path[-1:] == ("[key]",):
+        return Diagnostic(tree.position(path[:-1], key=True), message)
+    return Diagnostic(tree.position(path, key="has no field" in message), message)
 
 
 def _name_layers(layers: Any, used: set[str]) -> None:
@@ -106,6 +112,14 @@ def _replace(value: dict[str, Any], path: Path) -> None:
         value["solver"] = SGD(base_lr=1.0, max_epochs=1)
     elif path[:1] == ("data",):
         value["data"] = Data(source="unknown")
+    elif path[:1] == ("netc",):
+        value["netc"] = VERSION
+    elif path[:1] == ("name",):
+        value["name"] = "unknown"
+    elif path[:1] == ("inputs",) and len(path) > 1 and path[-1] != "[key]":
+        value["inputs"][path[1]] = UNKNOWN_INPUT
+    elif len(path) == 1 and path[0] not in NetSpec.model_fields:
+        value.pop(str(path[0]), None)
     layers, index = None, 0
     inside: Any = value
     for part, after in itertools.pairwise((*path, None)):

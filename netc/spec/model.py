@@ -2,11 +2,11 @@
 
 import hashlib
 import json
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, PlainValidator, SerializeAsAny, TypeAdapter, model_validator
 
-from netc.declared import Declared, mistake
+from netc.declared import Declared, mistake, shown
 from netc.layers import LAYERS as _LAYERS  # noqa: F401 (importing registers every layer)
 from netc.layers.base import AnyLayer, Name
 from netc.solver.rules import AnySolver
@@ -14,8 +14,22 @@ from netc.solver.rules import AnySolver
 # What a resume may change: it does not alter the step function.
 RUN_KEYS = (("data", "path"), ("solver", "max_epochs"), ("solver", "max_iter"))
 
+VERSION = 1
+
 Size = Annotated[int, Field(gt=0)]
-Number = Annotated[float, Field(allow_inf_nan=False)]
+_MEAN: TypeAdapter[float] = TypeAdapter(float, config=ConfigDict(strict=True, allow_inf_nan=False))
+_MEANS: TypeAdapter[list[float]] = TypeAdapter(list[float], config=ConfigDict(strict=True, allow_inf_nan=False))
+
+
+def _version(value: Any) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and value == VERSION:
+        return value
+    raise mistake(f"netc: this netc reads version {VERSION} of the language, not {shown(value)}; write netc: {VERSION}")
+
+
+def _mean(value: Any) -> float | list[float]:
+    """Take one number, or a list of one a channel."""
+    return _MEANS.validate_python(value) if isinstance(value, list) else _MEAN.validate_python(value)
 
 
 class Input(Declared):
@@ -31,6 +45,10 @@ class Input(Declared):
         return self
 
 
+def _input(value: Any) -> Input:
+    return value if isinstance(value, Input) else Input.model_validate(value)
+
+
 class Data(Declared):
     """Where samples come from and what happens to them before the first layer; further keys belong to the source.
 
@@ -43,16 +61,18 @@ class Data(Declared):
     source: str = Field(min_length=1)
     batch_size: int = Field(64, gt=0)
     resize: list[Size] | None = Field(None, min_length=2, max_length=2)
-    mean: list[Number] | Number = 0.0
-    scale: float = Field(1.0, allow_inf_nan=False)
+    mean: Annotated[float | list[float], PlainValidator(_mean)] = 0.0
+    scale: float = 1.0
 
 
 class NetSpec(Declared):
     """A network, its data and its training: one file."""
 
-    netc: Literal[1]
+    model_config = ConfigDict(title="the spec")
+
+    netc: Annotated[int, PlainValidator(_version)]
     name: Name = Field(min_length=1)
-    inputs: dict[Name, Input] = Field(min_length=1)
+    inputs: dict[Name, Annotated[SerializeAsAny[Input], PlainValidator(_input)]] = Field(min_length=1)
     data: Data
     layers: list[AnyLayer] = Field(min_length=1)
     solver: AnySolver

@@ -1,0 +1,305 @@
+"""Every layer, declared as in a spec and lowered in both phases: value, gradient and statistics against PyTorch."""
+
+import json
+import zlib
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+
+from netc.errors import SpecError
+from netc.grad.engine import gradients
+from netc.grad.table import VJP
+from netc.graph.verify import verify
+from netc.layers import LAYERS
+from netc.layers.base import Phase
+from netc.layers.context import Context
+from netc.network import Network, lower
+from netc.rewrite.passes import Target, optimize_step
+from netc.spec.load import load
+from netc.spec.text import parse_tree
+from tests.cases import BATCH, LAYER_CASES, SCORES, SEED, STEP, Arg, LayerCase, Tensors, normal, positive, whole
+from tests.oracle import (
+    DIRECTION,
+    FLOAT32,
+    TARGETS,
+    Arrays,
+    direction_error,
+    ort_runner,
+    reference_runner,
+    to_model,
+    torch_gradients,
+    worst,
+)
+
+FLOAT, DOUBLE = ir.DataType.FLOAT, ir.DataType.DOUBLE
+TARGET = "target"  # what the top under test is compared with: a EuclideanLoss gives each element its own cotangent
+ids = pytest.mark.parametrize("row", LAYER_CASES, ids=lambda row: row.id)
+
+
+def lowered(
+    layers: list[dict[str, Any]],
+    inputs: dict[str, Any],
+    phase: Phase,
+    dtype: ir.DataType = FLOAT,
+    batch: int | None = BATCH,
+    objectives: bool = True,
+    **sections: Any,
+) -> Network:
+    """Lower a spec written as Python data; JSON is YAML."""
+    spec = {
+        "netc": 1,
+        "name": "case",
+        "inputs": {name: {"classes": d} if isinstance(d, int) else {"shape": list(d)} for name, d in inputs.items()},
+        "data": {"source": "none", "batch_size": BATCH, **sections.get("data", {})},
+        "layers": layers,
+        "solver": {"type": "SGD", "base_lr": 0.1, "max_iter": 10, **sections.get("solver", {})},
+    }
+    return lower(load(parse_tree(json.dumps(spec), "case.yaml")), phase, batch, objectives, dtype)
+
+
+def network_of(row: LayerCase, phase: Phase, dtype: ir.DataType = FLOAT) -> Network:
+    """Lower a row, with a loss added where the layer under test is none."""
+    layers, inputs = list(row.layers), dict(row.inputs)
+    if row.top is not None:
+        layers.append({"name": "objective", "type": "EuclideanLoss", "bottom": ["it", TARGET]})
+        inputs[TARGET] = row.top
+    elif row.type == "Accuracy":
+        layers.append({"name": "objective", "type": "SoftmaxWithLoss"})
+    return lowered(layers, inputs, phase, dtype, data=row.data)
+
+
+def feed_of(row: LayerCase, network: Network) -> Arrays:
+    """Draw inputs and state in float64; the seed depends on the row alone."""
+    rng = np.random.default_rng(zlib.crc32(row.id.encode()))
+    feed: Arrays = {}
+    for name, value in network.batch.items():
+        kind = row.inputs.get(name)
+        domain = whole(0, kind) if isinstance(kind, int) else row.domains.get(name, normal)
+        feed[name] = Arg(tuple(int(str(n)) for n in value.shape or ()), domain).draw(rng)
+    for tensor in network.net.state.values():
+        given = {"step": np.array(STEP), "seed": np.array([SEED])}.get(tensor.name)
+        domain = positive if tensor.name.endswith("running_var") else normal
+        feed[tensor.name] = Arg(tensor.shape, domain).draw(rng) if given is None else given
+    return feed
+
+
+def wrt_of(row: LayerCase, network: Network) -> list[str]:
+    """Return what the objective is differentiated by: inputs with a shape, and parameters."""
+    parameters = [t.name for t in network.net.state.values() if t.role == "parameter"]
+    return [name for name, kind in row.inputs.items() if not isinstance(kind, int)] + parameters
+
+
+def graph_of(row: LayerCase, network: Network, wrt: list[str]) -> ir.Graph:
+    """Give out the layer's value, updates of statistics, and the gradients `wrt` of the objective."""
+    net = network.net
+    terms = {term.name: term.mean for term in network.terms}
+    assert net.g.graph.name == "case"
+    verify(net.g.graph, "lowering")
+    inputs = {**net.inputs, **network.batch}
+    found = gradients(net.g, VJP, terms["total"].value, [inputs[name] for name in wrt]) if wrt else {}
+    value = network.tops["it"] if row.top is not None else terms["it"].value
+    outputs = {"y": value, "objective": terms["total"].value}
+    outputs |= {f"next:{name}": value for name, value in net.updates.items()}
+    outputs |= {f"grad:{x.name}": value for x, value in found.items()}
+    if row.top is None:
+        outputs["weight"] = terms["it"].weight
+    for name, value in outputs.items():
+        net.g.output(name, value)
+    verify(net.g.graph, "differentiation")
+    return net.g.graph
+
+
+def expected_of(row: LayerCase, feed: Arrays, wrt: list[str], train: bool) -> Arrays:
+    tensors = {name: torch.from_numpy(np.array(value)) for name, value in feed.items()}
+    expected = {"y": row.oracle(tensors, train).numpy()}
+    if row.top is None:
+        expected["weight"] = np.array(float(BATCH))
+    if train and row.statistics is not None:
+        expected |= {f"next:{name}": value.numpy() for name, value in row.statistics(tensors).items()}
+
+    def objective(t: Tensors) -> torch.Tensor:
+        if row.type == "Accuracy":
+            return torch.nn.functional.cross_entropy(t["image"], t["label"])
+        y = row.oracle(t, train)
+        return ((y - t[TARGET]) ** 2).sum() / (2 * BATCH) if row.top is not None else y
+
+    if np.isfinite(feed["image"]).all():
+        expected |= torch_gradients(objective, feed, wrt)
+    return expected
+
+
+def test_every_layer_has_a_row() -> None:
+    assert {row.type for row in LAYER_CASES} == set(LAYERS.members)
+    assert len({row.id for row in LAYER_CASES}) == len(LAYER_CASES)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@ids
+def test_train_phase_agrees_with_pytorch(row: LayerCase, target: Target) -> None:
+    network = network_of(row, "train")
+    feed, wrt = feed_of(row, network), wrt_of(row, network)
+    result = ort_runner(to_model(optimize_step(graph_of(row, network, wrt), target)))(feed)
+    found, where = worst(result, expected_of(row, feed, wrt, train=True))
+    assert found < FLOAT32, where
+    assert {name for name in result if name.startswith("next:")} == {
+        f"next:{t.name}" for t in network.net.state.values() if t.role == "statistic"
+    }
+    if row.top is not None:
+        assert result["y"].shape == (BATCH, *row.top)
+
+
+@ids
+def test_test_phase_agrees_with_pytorch(row: LayerCase) -> None:
+    network = network_of(row, "test")
+    feed = feed_of(row, network)
+    result = ort_runner(to_model(graph_of(row, network, [])))(feed)
+    found, where = worst(result, expected_of(row, feed, [], train=False))
+    assert found < FLOAT32, where
+    assert not network.net.updates, "testing changes no state"
+
+
+@pytest.mark.parametrize("row", [row for row in LAYER_CASES if row.smooth], ids=lambda row: row.id)
+def test_gradient_is_the_slope_along_a_random_direction(row: LayerCase) -> None:
+    network = network_of(row, "train", DOUBLE)
+    feed, wrt = feed_of(row, network), wrt_of(row, network)
+    runner = reference_runner(to_model(graph_of(row, network, wrt), emitted=False))
+    seed = zlib.crc32(row.id.encode())
+    assert direction_error(runner, feed, "objective", wrt, seed) < DIRECTION, f"seed {seed}"
+
+
+# ------------------------------------------------------------------------------------- the net around the layers
+
+SIDE = {
+    "loss_weight": 0.25,
+    "layers": [
+        {"name": "ip_side", "type": "InnerProduct", "num_output": 4},
+        {"name": "l1", "type": "SoftmaxWithLoss", "loss_weight": 0.5},
+    ],
+}
+SUPERVISED: list[dict[str, Any]] = [
+    {"name": "ip", "type": "InnerProduct", "num_output": 4, "side": SIDE},
+    {"name": "loss", "type": "SoftmaxWithLoss", "loss_weight": 2.0},
+    {"name": "accuracy", "type": "Accuracy", "bottom": ["ip", "label"]},
+]
+
+
+@pytest.mark.parametrize("phase", ["train", "test"])
+def test_the_total_weighs_main_and_side_losses(phase: Phase) -> None:
+    network = lowered(SUPERVISED, SCORES, phase)
+    assert [(t.name, t.kind) for t in network.terms] == [
+        ("total", "total"),
+        ("l1", "side_loss"),
+        ("loss", "loss"),
+        ("accuracy", "accuracy"),
+    ]
+    for term in network.terms:
+        network.net.g.output(term.name, term.mean.value)
+    rng = np.random.default_rng(5)
+    feed: Arrays = {
+        name: rng.normal(size=[int(str(n)) for n in x.shape or ()]) for name, x in network.net.inputs.items()
+    }
+    feed |= {"image": rng.normal(size=(BATCH, 4)), "label": np.array([0, 3, 1])}
+    result = ort_runner(to_model(network.net.g.graph))(feed)
+    t = {name: torch.from_numpy(value) for name, value in feed.items()}
+    top = torch.nn.functional.linear(t["image"], t["ip.weight"], t["ip.bias"])
+    main = torch.nn.functional.cross_entropy(top, t["label"])
+    side = torch.nn.functional.cross_entropy(
+        torch.nn.functional.linear(top, t["ip_side.weight"], t["ip_side.bias"]), t["label"]
+    )
+    expected = {"loss": main, "l1": side, "total": 2.0 * main + 0.25 * 0.5 * side}
+    assert worst(result, {name: value.numpy() for name, value in expected.items()})[0] < FLOAT32
+
+
+@pytest.mark.parametrize("batch", [1, 7])
+def test_evaluation_takes_any_batch_size(batch: int) -> None:
+    network = lowered(SUPERVISED, SCORES, "test", batch=None)
+    for term in network.terms:
+        network.net.g.output(term.name, term.mean.value)
+        network.net.g.output(f"{term.name}.weight", term.mean.weight)
+    rng = np.random.default_rng(6)
+    feed: Arrays = {
+        name: rng.normal(size=[int(str(n)) for n in x.shape or ()]) for name, x in network.net.inputs.items()
+    }
+    feed |= {"image": rng.normal(size=(batch, 4)), "label": rng.integers(0, 4, batch)}
+    run = ort_runner(to_model(network.net.g.graph, emitted=False))
+    result = run(feed)
+    singles = [
+        run({**feed, "image": feed["image"][i : i + 1], "label": feed["label"][i : i + 1]}) for i in range(batch)
+    ]
+    for term in network.terms:
+        assert result[f"{term.name}.weight"] == batch
+        assert result[term.name] == pytest.approx(np.mean([single[term.name] for single in singles]), rel=1e-5)
+
+
+def test_phases_choose_layers() -> None:
+    layers: list[dict[str, Any]] = [
+        {"type": "InnerProduct", "name": "ip", "num_output": 4},
+        {"type": "TanH", "name": "squash", "include": {"phase": "train"}},
+        {"type": "SoftmaxWithLoss", "name": "loss"},
+    ]
+    for phase, present in (("train", True), ("test", False)):
+        network = lowered(layers, SCORES, "train" if phase == "train" else "test")
+        assert ("squash" in network.tops) == present
+
+
+def test_nodes_say_where_they_come_from() -> None:
+    network = lowered(SUPERVISED, SCORES, "train")
+    gradients(network.net.g, VJP, network.terms[0].mean.value, list(network.net.inputs.values()))
+    nodes = {node.name: node for node in network.net.g.graph}
+    assert nodes["ip/forward/Gemm"].metadata_props["netc.spec"] == "case.yaml:1"
+    assert nodes["ip/grad/Gemm"].metadata_props == {
+        "netc.layer": "ip",
+        "netc.part": "grad",
+        "netc.spec": "case.yaml:1",
+    }
+
+
+CONVOLUTION = {"type": "Convolution", "num_output": 4, "kernel_size": 3}
+PLANES, VECTOR = {"image": (2, 6, 5)}, {"image": (4,)}
+# Layers that do not fit their bottoms, and a word of what is said; the sentences themselves are not at stake here.
+MISFITS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    ({**CONVOLUTION, "kernel_size": 7}, PLANES, "kernel_size 7"),
+    ({**CONVOLUTION, "dilation": 3}, PLANES, "reach 7"),
+    ({**CONVOLUTION, "group": 4}, PLANES, "group 4"),
+    ({**CONVOLUTION, "group": 3}, {"image": (3, 6, 5)}, "group 3"),
+    ({**CONVOLUTION, "stride": [1, 2, 3]}, PLANES, "stride: needs 1 or 2"),
+    ({**CONVOLUTION, "stride": 0}, PLANES, "stride: must be"),
+    (CONVOLUTION, VECTOR, "spatial axes"),
+    ({**CONVOLUTION, "param": [{}, {}, {}]}, PLANES, "param: 3 entries"),
+    ({"type": "Pooling"}, PLANES, "needs kernel_size"),
+    ({"type": "Pooling", "kernel_size": 7}, PLANES, "kernel_size 7"),
+    ({"type": "Pooling", "kernel_size": 2, "pad": 2}, PLANES, "pad 2"),
+    ({"type": "Pooling", "kernel_size": 1, "stride": 4}, {"image": (2, 6, 6)}, "round_mode: floor"),
+    ({"type": "Pooling", "global_pooling": True, "stride": 2}, PLANES, "remove stride"),
+    ({"type": "Softmax", "axis": 0}, VECTOR, "axis 0"),
+    ({"type": "Softmax", "axis": 2}, VECTOR, "axis 2"),
+    ({"type": "Concat", "axis": -3, "bottom": ["image", "b"]}, {"image": (4,), "b": (4,)}, "axis -3"),
+    ({"type": "Concat", "bottom": ["image", "b"]}, {"image": (4, 2), "b": (4, 3)}, "4x2, 4x3"),
+    ({"type": "Concat", "bottom": ["image", "b"]}, {"image": (4, 2), "b": (4,)}, "4x2, 4"),
+    ({"type": "Eltwise", "bottom": ["image", "b"]}, {"image": (4, 2), "b": (4, 3)}, "4x2, 4x3"),
+    ({"type": "EuclideanLoss", "bottom": ["image", "b"]}, {"image": (4,), "b": (5,)}, "4 and 5"),
+    ({"type": "SoftmaxWithLoss"}, {"image": (4, 2), "label": 4}, "4x2"),
+    ({"type": "Accuracy", "top_k": 5}, SCORES, "top_k 5"),
+]
+
+
+@pytest.mark.parametrize(("declared", "inputs", "word"), MISFITS, ids=[f"{d['type']}: {w}" for d, _, w in MISFITS])
+def test_a_layer_that_does_not_fit_is_refused(declared: dict[str, Any], inputs: dict[str, Any], word: str) -> None:
+    with pytest.raises(SpecError, match=word):
+        lowered([{"name": "it", **declared}], inputs, "train")
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 1, 1)])
+def test_batch_norm_needs_two_values_a_channel(shape: tuple[int, ...]) -> None:
+    layers: list[dict[str, Any]] = [
+        {"type": "BatchNorm", "name": "bn"},
+        {"type": "InnerProduct", "name": "ip", "num_output": 4},
+        {"type": "SoftmaxWithLoss", "name": "loss"},
+    ]
+    inputs: dict[str, Any] = {"image": shape, "label": 4}
+    with pytest.raises(SpecError, match=r"raise data\.batch_size"):
+        lowered(layers, inputs, "train", batch=1)
+    assert isinstance(lowered(layers, inputs, "test", batch=1).net, Context)
