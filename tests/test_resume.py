@@ -1,0 +1,63 @@
+"""A run that was stopped and resumed ends in the same bytes as one that never stopped."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+SPECS = ["lenet_dsn", "lenet_bn_dropout"]  # a schedule over the whole run; dropout and running statistics
+# Enough steps for the schedule to move, few enough to stay quick.
+SETTINGS = ["--set", "solver.max_epochs=6", "--set", "data.batch_size=128", "--threads", "1"]
+
+
+def netc(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "netc.cli", *words], capture_output=True, text=True, check=False)
+
+
+def last_checkpoint(run: Path) -> bytes:
+    paths = sorted((run / "checkpoints").glob("step_*.safetensors"), key=lambda p: int(p.stem.split("_")[1]))
+    return paths[-1].read_bytes()
+
+
+@pytest.fixture(scope="module", params=SPECS)
+def uninterrupted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, bytes]:
+    """The name of a spec, and the last checkpoint of six epochs in one go."""
+    run = tmp_path_factory.mktemp("run") / request.param
+    result = netc("train", request.param, "--run", str(run), *SETTINGS)
+    assert result.returncode == 0, result.stderr
+    return request.param, last_checkpoint(run)
+
+
+def test_three_epochs_and_three_more(uninterrupted: tuple[str, bytes], tmp_path: Path) -> None:
+    name, expected = uninterrupted
+    run = tmp_path / name
+    first = netc("train", name, "--run", str(run), "--stop-after-epochs", "3", *SETTINGS)
+    assert first.returncode == 0, first.stderr
+    assert last_checkpoint(run) != expected
+    second = netc("train", "--run", str(run), "--resume")
+    assert second.returncode == 0, second.stderr
+    assert last_checkpoint(run) == expected
+
+
+def test_interrupted_in_the_middle_of_an_epoch(uninterrupted: tuple[str, bytes], tmp_path: Path) -> None:
+    name, expected = uninterrupted
+    run = tmp_path / name
+    command = [sys.executable, "-m", "netc.cli", "train", name, "--run", str(run), *SETTINGS]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("epoch 2/"):
+            break
+    time.sleep(0.05)  # into the third epoch; wherever it strikes, the result must be the same
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "--resume" in said
+    assert "Traceback" not in said
+    assert last_checkpoint(run) != expected
+    resumed = netc("train", "--run", str(run), "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert last_checkpoint(run) == expected
