@@ -8,6 +8,7 @@ import onnxruntime as ort
 
 from netc.build import build
 from netc.emit import Artifact
+from netc.rewrite.passes import Target
 from netc.spec.load import Loaded, load
 from netc.spec.overrides import apply_override
 from netc.spec.text import read_tree
@@ -29,6 +30,12 @@ def loaded(name: str, *overrides: str) -> Loaded:
 def compiled(name: str, *overrides: str) -> Artifact:
     """Return a compiled spec of the zoo."""
     return build(loaded(name, *overrides))
+
+
+@cache
+def build_for(name: str, target: Target) -> Artifact:
+    """Return a spec of the zoo compiled for one engine."""
+    return build(loaded(name), target)
 
 
 @cache

@@ -41,6 +41,7 @@ def clean(graph: ir.Graph) -> ir.Graph:
     for rewrite in (common.CommonSubexpressionEliminationPass(), common.RemoveUnusedNodesPass()):
         model = rewrite(model).model
         _drop_unread_outputs(model.graph)
+        _name_copies(model.graph)
         verify(model.graph, type(rewrite).__name__)
         if [value.name for value in model.graph.outputs] != names:
             raise VerificationError(f"{type(rewrite).__name__} changed the outputs of {graph.name}")
@@ -54,3 +55,13 @@ def _drop_unread_outputs(graph: ir.Graph) -> None:
         training = node.attributes.get("training_mode")
         if training is None or not training.as_int():  # in training mode the number of outputs is fixed
             node.resize_outputs(1 + max(read, default=0))
+
+
+def _name_copies(graph: ir.Graph) -> None:
+    """Give the copies, which a pass inserts where two outputs compute the same, the origin of what they copy."""
+    for node in graph:
+        if "netc.layer" not in node.metadata_props and node.op_type == "Identity" and node.inputs[0] is not None:
+            source = node.inputs[0].producer()
+            layer = "netc" if source is None else source.metadata_props.get("netc.layer", "netc")
+            node.metadata_props.update({"netc.layer": layer, "netc.part": "copy"})
+            node.name = f"{layer}/copy/{node.outputs[0].name}"
