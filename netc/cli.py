@@ -19,7 +19,6 @@ from netc.errors import Diagnostic, EnvironmentProblem, NetcError, SpecError, Us
 if TYPE_CHECKING:
     from netc.emit import Artifact
     from netc.spec.load import Loaded
-    from netc.spec.tree import Tree
 
 app = typer.Typer(
     name="netc",
@@ -63,7 +62,7 @@ CheckpointOption = Annotated[str, typer.Option(help="last, best, or the path of 
 def main() -> None:
     """Run the command line; every foreseen error ends in one sentence and its exit code."""
     try:
-        app()
+        app(prog_name="netc")
     except NetcError as error:
         _fail(str(error), error.exit_code)
     except OSError as error:  # of a path that not even its existence can be asked of
@@ -112,34 +111,12 @@ def _root(
 # -- spec to artifact --------------------------------------------------------------------------------------
 
 
-def _read(spec: str, overrides: Sequence[str]) -> "Loaded":
-    """Read a spec, or the spec inside an artifact, and apply `--set`."""
-    from netc import zoo
-    from netc.spec.load import load
-    from netc.spec.overrides import apply_override
-    from netc.spec.text import parse_tree, read_tree
-
-    path = zoo.find(spec)
-    tree = _spec_of_artifact(path, parse_tree) if (path / "manifest.json").is_file() else read_tree(path)
-    for option in overrides:
-        tree = apply_override(tree, option)
-    return load(tree)
-
-
-def _spec_of_artifact(path: Path, parse: "Callable[[str, str], Tree]") -> "Tree":
-    manifest = path / "manifest.json"
-    try:
-        spec = json.loads(manifest.read_bytes())["spec"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{manifest} is not the manifest of an artifact ({error}); compile it again") from error
-    return parse(json.dumps(spec), str(manifest))
-
-
 def _compile(spec: str, overrides: Sequence[str], target: str = "cpu", need_data: bool = True) -> "Artifact":
     """Compile a spec; mistakes in the network and in its data section are reported together."""
+    from netc.arguments import read_spec
     from netc.build import build
 
-    loaded = _read(spec, overrides)
+    loaded = read_spec(spec, overrides)
     problems = _data_problems(loaded, need_data)
     try:
         artifact = build(loaded, target)  # type: ignore[arg-type]
@@ -165,17 +142,8 @@ def _data_problems(loaded: "Loaded", need_data: bool) -> list[Diagnostic]:
     return [
         loaded.at(("data", *path), sentence, key=sentence.startswith("unknown option"))
         for path, sentence in problems
-        if need_data or path != ("path",)
+        if need_data or path != ("path",) or sentence.startswith("unknown option")
     ]
-
-
-def _overrides(given: Sequence[str] | None, batch_size: int | None = None, seed: int | None = None) -> list[str]:
-    options = list(given or [])
-    if batch_size is not None:
-        options.append(f"data.batch_size={batch_size}")
-    if seed is not None:
-        options.append(f"solver.random_seed={seed}")
-    return options
 
 
 @app.command()
@@ -184,10 +152,11 @@ def check(spec: SpecArgument, overrides: SetOption = None, as_json: JsonOption =
 
     Example: netc check lenet_dsn --set layers.conv1.num_output=32
     """
+    from netc.arguments import spec_overrides
     from netc.summary import summarize
 
     try:
-        artifact = _compile(spec, _overrides(overrides))
+        artifact = _compile(spec, spec_overrides(overrides))
     except SpecError as error:
         if as_json:
             places = [{**vars(d.position), "message": d.message} for d in error.diagnostics]
@@ -214,9 +183,10 @@ def compile_(
 
     Example: netc compile lenet_dsn.yaml -o build/lenet_dsn
     """
+    from netc.arguments import spec_overrides
     from netc.emit import write
 
-    artifact = _compile(spec, _overrides(overrides, batch_size), target.value, need_data=False)
+    artifact = _compile(spec, spec_overrides(overrides, batch_size), target.value, need_data=False)
     folder = out or Path("build") / artifact.spec.name
     write(artifact, folder)
     nodes = {name: program.graph.num_nodes() for name, program in artifact.programs.items()}
@@ -270,7 +240,9 @@ def train(
 
     Example: netc train lenet_dsn --run runs/first --set solver.max_epochs=3
     """
-    options = _overrides(overrides, batch_size, seed)
+    from netc.arguments import spec_overrides
+
+    options = spec_overrides(overrides, batch_size, seed)
     if spec is None and not resume:
         raise UsageError("name the SPEC to train, or continue a run with --run DIR --resume")
     if resume and run is None:
@@ -334,10 +306,11 @@ def eval_(
 
     Example: netc eval runs/lenet_dsn --checkpoint best
     """
+    from netc.arguments import data_overrides
     from netc_runtime.evaluate import evaluate_model, evaluate_run
     from netc_runtime.session import Host
 
-    host, data = Host(device.value, threads), _data_overrides(overrides)
+    host, data = Host(device.value, threads), data_overrides(overrides)
     if what.is_dir():
         report = _driver(lambda: evaluate_run(what, checkpoint, host, data, _warn))
     else:
@@ -347,21 +320,6 @@ def eval_(
         return
     values = "  ".join(f"{name} {value:.4f}" for name, value in report.metrics.items())
     print(f"{what}: {values}  ({report.samples} samples, {report.device})")
-
-
-def _data_overrides(given: Sequence[str] | None) -> dict[str, Any]:
-    """Read `--set data.KEY=VALUE`, the only part of a finished run that may differ when it is used elsewhere."""
-    from netc.spec.overrides import apply_override
-    from netc.spec.text import parse_tree
-
-    tree = parse_tree("data: {}", "--set")
-    for option in given or []:
-        if not option.startswith("data."):
-            raise UsageError(f"--set {option}: only keys of data can be changed after training")
-        tree = apply_override(tree, option)
-    data = tree.value["data"]
-    assert isinstance(data, dict)
-    return dict(data)
 
 
 @app.command()
@@ -376,10 +334,11 @@ def export(
 
     Example: netc export runs/lenet_dsn -o lenet.onnx
     """
+    from netc.arguments import data_overrides
     from netc_runtime.export import export_run
     from netc_runtime.session import Host
 
-    data = _data_overrides(overrides)
+    data = data_overrides(overrides)
     host = Host("cpu")
     _show_export(_driver(lambda: export_run(run, out, checkpoint, host, True, data, _warn)), as_json)
 
@@ -387,7 +346,8 @@ def export(
 def _show_export(report: Any, as_json: bool) -> None:
     if as_json:
         agreement = None if report.agreement is None else vars(report.agreement)
-        _print_json({"event": "exported", **vars(report), "agreement": agreement})
+        # A line, as the events of training are that it may follow.
+        print(json.dumps({"event": "exported", **vars(report), "agreement": agreement}, default=str))
         return
     print(f"exported {report.path}: {report.parameters:,} parameters, {report.size / 1e6:.1f} MB")
     if report.agreement is not None:
@@ -410,11 +370,14 @@ def predict(
 
     Example: netc predict runs/lenet_dsn/model.onnx digit.png test:0-4
     """
+    from netc.arguments import data_overrides
     from netc_runtime.predict import predict as run_predict
     from netc_runtime.session import Host
 
     file = model / "model.onnx" if model.is_dir() else model
-    data = _data_overrides(overrides)
+    if model.is_dir() and not file.is_file():
+        raise UsageError(f"{model} has no model.onnx; write one with: netc export {model}")
+    data = data_overrides(overrides)
     predictions = _driver(lambda: run_predict(file, inputs, Host("cpu"), data))
     if as_json:
         _print_json([vars(prediction) for prediction in predictions])

@@ -108,6 +108,11 @@ class Artifact:
             },
         )
         proto = ir.to_proto(model)
+        for emitted in proto.graph.node:
+            # Where the spec lay is the compiler's business: equal specs give equal files, wherever they are.
+            kept = [entry for entry in emitted.metadata_props if entry.key != "netc.spec"]
+            del emitted.metadata_props[:]
+            emitted.metadata_props.extend(kept)
         onnx.checker.check_model(proto, full_check=True)
         return proto
 
@@ -146,18 +151,22 @@ def write(artifact: Artifact, folder: Path) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     except OSError as error:
-        raise EnvironmentProblem(f"cannot write to {folder.parent}: {error.strerror}") from error
+        message = f"cannot write to {folder.parent}: {error.strerror}; choose another folder with -o"
+        raise EnvironmentProblem(message) from error
+    old = scratch / "replaced"
     try:
         for name, model in models.items():
             (scratch / f"{name}.onnx").write_bytes(model.SerializeToString(deterministic=True))
         (scratch / "init.safetensors").write_bytes(save(state))
         (scratch / "manifest.json").write_text(manifest, encoding="utf-8")
         scratch.chmod(0o755)
-        old = scratch / "replaced"
         if folder.exists():
             folder.rename(old)
         scratch.rename(folder)
         shutil.rmtree(folder / "replaced", ignore_errors=True)
     except OSError as error:
+        raise EnvironmentProblem(f"cannot write {folder}: {error.strerror}; it was left as it was") from error
+    finally:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
         shutil.rmtree(scratch, ignore_errors=True)
-        raise EnvironmentProblem(f"cannot write {folder}: {error.strerror}; nothing was left behind") from error

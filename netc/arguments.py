@@ -1,0 +1,65 @@
+"""What the arguments SPEC and `--set` of the command line mean."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from netc import zoo
+from netc.errors import UsageError
+from netc.spec.load import Loaded, load
+from netc.spec.overrides import apply_override
+from netc.spec.text import parse_tree, read_tree
+from netc.spec.tree import Tree
+
+
+def read_spec(spec: str, overrides: Sequence[str]) -> Loaded:
+    """Read a spec file, a spec of the zoo, or the spec inside an artifact, and apply `--set`.
+
+    Raises:
+        UsageError: there is no such spec, or the artifact is damaged.
+        SpecError: the text or an option is no spec.
+    """
+    path = zoo.find(spec)
+    tree = _spec_of_artifact(path) if (path / "manifest.json").is_file() else read_tree(path)
+    for option in overrides:
+        tree = apply_override(tree, option)
+    return load(tree)
+
+
+def _spec_of_artifact(path: Path) -> Tree:
+    manifest = path / "manifest.json"
+    try:
+        spec = json.loads(manifest.read_bytes())["spec"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{manifest} is not the manifest of an artifact; compile the spec again") from error
+    if not isinstance(spec, dict):
+        raise UsageError(f"{manifest} has no spec; compile it again")
+    return parse_tree(json.dumps(spec), str(manifest))
+
+
+def spec_overrides(given: Sequence[str] | None, batch_size: int | None = None, seed: int | None = None) -> list[str]:
+    """Return all options as `--set` would give them."""
+    options = list(given or [])
+    if batch_size is not None:
+        options.append(f"data.batch_size={batch_size}")
+    if seed is not None:
+        options.append(f"solver.random_seed={seed}")
+    return options
+
+
+def data_overrides(given: Sequence[str] | None) -> dict[str, Any]:
+    """Read `--set data.KEY=VALUE`, the only part of a finished run that may differ when it is used elsewhere.
+
+    Raises:
+        UsageError: an option sets something else.
+        SpecError: an option is malformed.
+    """
+    tree = parse_tree("data: {}", "--set")
+    for option in given or []:
+        if not option.startswith("data."):
+            raise UsageError(f"--set {option}: only keys of data can be changed after training")
+        tree = apply_override(tree, option)
+    data = tree.value["data"]
+    assert isinstance(data, dict), "every option sets a key of it"
+    return dict(data)

@@ -1,0 +1,712 @@
+"""What users get wrong: for each mistake the exact message, its place, the exit code, and nothing left behind.
+
+Every row goes through the real command line, most of them in this process so that the suite stays quick.
+"""
+
+# ruff: noqa: E501 (a row is a line, and messages are whole sentences)
+
+import errno
+import os
+import shutil
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+from netc.cli import main
+
+SPEC = """\
+netc: 1
+name: small
+inputs:
+  image: {shape: [1, 8, 8]}
+  label: {classes: 10}
+data:
+  source: digits
+  batch_size: 20
+layers:
+  - {name: conv, type: Convolution, num_output: 4, kernel_size: 3}
+  - {name: pool, type: Pooling, pool: max, kernel_size: 2, stride: 2}
+  - {name: ip, type: InnerProduct, num_output: 10}
+  - {name: loss, type: SoftmaxWithLoss}
+  - {name: accuracy, type: Accuracy, bottom: [ip, label]}
+solver:
+  type: SGD
+  base_lr: 0.01
+  max_epochs: 1
+"""
+# Whole lines of it, for rows that replace one.
+LABEL = "  label: {classes: 10}\n"
+CONV = "{name: conv, type: Convolution, num_output: 4, kernel_size: 3}"
+POOL = "{name: pool, type: Pooling, pool: max, kernel_size: 2, stride: 2}"
+LOSS = "{name: loss, type: SoftmaxWithLoss}"
+ACCURACY = "  - {name: accuracy, type: Accuracy, bottom: [ip, label]}\n"
+
+LAYERS = (
+    "Accuracy, BatchNorm, Concat, Convolution, Dropout, Eltwise, EuclideanLoss, Flatten, InnerProduct, Pooling, ReLU, "
+    "Sigmoid, Softmax, SoftmaxWithLoss, TanH"
+)
+FIT = "use a smaller kernel, more padding or less pooling before it"
+HOLDS = "more than the 2,147,483,647 that a tensor can hold"
+
+
+@dataclass(frozen=True)
+class Result:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def errors(self) -> list[str]:
+        return self.err.splitlines()
+
+
+Netc = Callable[..., Result]
+
+
+@pytest.fixture
+def netc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Netc:
+    """Runs the command line in this process, inside a folder that holds spec.yaml alone."""
+    (tmp_path / "spec.yaml").write_text(SPEC)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> Result:
+        monkeypatch.setattr(sys, "argv", ["netc", *arguments])
+        capsys.readouterr()
+        code: object = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code
+        out, err = capsys.readouterr()
+        assert isinstance(code, int)
+        assert "Traceback" not in err
+        return Result(code, out, err)
+
+    return run
+
+
+def edited(*edits: tuple[str, str]) -> str:
+    text = SPEC
+    for old, new in edits:
+        assert text.count(old) == 1, f"{old!r} should occur once"
+        text = text.replace(old, new)
+    return text
+
+
+def files(folder: Path = Path()) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+# -- mistakes in a spec, each an edit of the one above; messages without "error: spec.yaml:" -----------------
+
+BAD_SPECS: list[tuple[str, list[tuple[str, str]], list[str]]] = [
+    # unknown and missing names
+    ("unknown layer", [("Pooling", "Poolling")], ['11:24: unknown layer type "Poolling"; did you mean "Pooling"?']),
+    ("layer type of a number", [("Pooling", "5")], [f"11:24: unknown layer type 5; known: {LAYERS}"]),
+    ("layer type of a list", [("Pooling", "[a]")], [f"11:24: unknown layer type a list of 1; known: {LAYERS}"]),
+    ("layer without type", [("type: Pooling, ", "")], [f'11:5: this layer has no "type"; known: {LAYERS}']),
+    ("layer of a word", [(POOL, "ReLU")], ['11:5: this layer should be a mapping such as {type: ReLU}, not "ReLU"']),
+    ("layer of nothing", [(f" {POOL}", "")], ["11:4: this layer should be a mapping such as {type: ReLU}, not nothing"]),
+    ("unknown field of a layer, which is no missing one besides", [("kernel_size: 3", "kernal_size: 3")], ['10:52: Convolution has no field "kernal_size"; did you mean "kernel_size"?']),
+    ("missing field of a layer", [("num_output: 4, ", "")], ['10:5: Convolution: the field "num_output" is required']),
+    ("unknown field of the spec", [("name: small", "name: small\nsolvr: 1")], ['3:1: the spec has no field "solvr"; did you mean "solver"?']),
+    ("unknown field like no other", [("name: small", "name: small\nfoo: 1")], ['3:1: the spec has no field "foo"; known: data, inputs, layers, name, netc, solver']),
+    ("misspelt section", [("layers:", "lyers:")], ['9:1: the spec has no field "lyers"; did you mean "layers"?']),
+    ("missing name", [("name: small\n", "")], ['1:1: the spec: the field "name" is required']),
+    ("missing version", [("netc: 1\n", "")], ['1:1: the spec: the field "netc" is required']),
+    ("missing data", [("data:\n  source: digits\n  batch_size: 20\n", "")], ['1:1: the spec: the field "data" is required']),
+    ("unknown field of the solver", [("type: SGD", "type: SGD\n  momentun: 0.9")], ['17:3: SGD has no field "momentun"; did you mean "momentum"?']),
+    ("missing field of the solver", [("  base_lr: 0.01\n", "")], ['16:3: SGD: the field "base_lr" is required']),
+    ("unknown solver", [("SGD", "SDG")], ['16:9: unknown solver type "SDG"; did you mean "SGD"?']),
+    ("solver without type", [("  type: SGD\n", "")], ['16:3: this solver has no "type"; known: Adam, SGD']),
+    ("unknown field of data", [("source: digits", "source: digits\n  batchsize: 4")], ['8:3: unknown option "batchsize" of the source "digits"; did you mean "batch_size"?']),
+    ("misspelt source", [("source:", "sorce:")], ['7:3: data has no field "sorce"; did you mean "source"?']),
+    ("field of another source", [("source: digits", "source: digits\n  path: /x")], ['8:3: unknown option "path" of the source "digits"; known: batch_size, mean, resize, scale, source']),
+    ("unknown source", [("source: digits", "source: digit")], ['7:11: unknown source "digit"; did you mean "digits"?']),
+    ("data without path", [("source: digits", "source: mnist")], ['7:3: the source "mnist" needs `path`: the folder with its four IDX files']),
+    ("data at no path", [("source: digits", "source: mnist\n  path: /nonexistent")], ["8:9: /nonexistent does not exist"]),
+    ("unknown filler", [("kernel_size: 3", "kernel_size: 3, weight_filler: xaver")], ['10:83: unknown filler type "xaver"; did you mean "xavier"?']),
+    ("unknown field of a filler", [("kernel_size: 3", "kernel_size: 3, weight_filler: {type: gaussian, sd: 1}")], ['10:100: gaussian has no field "sd"; did you mean "std"?']),
+    ("filler of a number", [("kernel_size: 3", "kernel_size: 3, weight_filler: 5")], ["10:83: this filler should be a mapping such as {type: constant}, not 5"]),
+    ("filler upside down", [("kernel_size: 3", "kernel_size: 3, weight_filler: {type: uniform, min: 2, max: 1}")], ["10:83: uniform: min 2 is larger than max 1; exchange them"]),
+    ("unknown lr_policy", [("base_lr: 0.01", "base_lr: 0.01\n  lr_policy: stp")], ['18:14: unknown lr_policy type "stp"; did you mean "step"?']),
+    ("unknown field of an lr_policy", [("base_lr: 0.01", "base_lr: 0.01\n  lr_policy: {type: step, gama: 0.1, stepsize: 5}")], ['18:27: step has no field "gama"; did you mean "gamma"?']),
+    ("missing fields of an lr_policy", [("base_lr: 0.01", "base_lr: 0.01\n  lr_policy: step")], ['18:14: step: the field "gamma" is required', '18:14: step: the field "stepsize" is required']),
+    ("unknown field of a side", [(POOL, "{type: ReLU, side: {layer: []}}")], ['11:25: side has no field "layer"; did you mean "layers"?']),
+    ("unknown schedule of a side", [(POOL, "{type: ReLU, side: {loss_weight: {policy: lin, start: 1}, layers: [{type: SoftmaxWithLoss}]}}")], ['11:47: unknown loss_weight schedule policy "lin"; did you mean "linear"?']),
+    ("unknown field of a parameter", [("kernel_size: 3", "kernel_size: 3, param: [{lr_mul: 1}]")], ['10:77: param has no field "lr_mul"; did you mean "lr_mult"?']),
+    ("unknown field of an input", [("{shape:", "{shpe:")], ['4:11: input has no field "shpe"; did you mean "shape"?']),
+    ("unknown phase", [("kernel_size: 3", "kernel_size: 3, include: {phase: tain}")], ["10:85: phase: expected 'train' or 'test', got \"tain\""]),
+    # wrong types
+    ("text for an integer", [("output: 4", "output: four")], ['10:49: num_output: expected an integer, got "four"']),
+    ("quoted number", [("output: 4", "output: '4'")], ['10:49: num_output: expected an integer, got "4"']),
+    ("float for an integer", [("output: 4", "output: 4.0")], ["10:49: num_output: expected an integer, got 4.0"]),
+    ("bool for an integer", [("output: 4", "output: true")], ["10:49: num_output: expected an integer, got true"]),
+    ("list for an integer", [("output: 4", "output: [4]")], ["10:49: num_output: expected an integer, got a list of 1"]),
+    ("null for an integer", [("output: 4", "output: null")], ["10:49: num_output: expected an integer, got nothing"]),
+    ("mapping for a list", [("size: 3", "size: {h: 3}")], ["10:65: kernel_size: expected an integer, got a mapping"]),
+    ("integer for a bool", [("size: 3", "size: 3, bias_term: 1")], ["10:79: bias_term: expected true or false, got 1"]),
+    ("`no` for a bool", [("size: 3", "size: 3, bias_term: no")], ['10:79: bias_term: expected true or false, got "no"']),
+    ("text for a float", [("lr: 0.01", "lr: '0.01'")], ['17:12: base_lr: expected a number, got "0.01"']),
+    ("number for a list", [("[1, 8, 8]", "8")], ["4:18: shape: expected a list, got 8"]),
+    ("text in a list", [("[1, 8, 8]", "[1, a, 8]")], ['4:22: shape: expected an integer, got "a"']),
+    ("list for a mapping", [("{shape: [1, 8, 8]}", "[1]")], ["4:10: image: expected a mapping, got a list of 1"]),
+    ("text for a mapping", [("data:\n  source: digits\n  batch_size: 20", "data: digits")], ['6:7: data: expected a mapping, got "digits"']),
+    ("number for a text", [("name: small", "name: 5")], ["2:7: name: expected a text, got 5"]),
+    ("text for a mean", [("source: digits", "source: digits\n  mean: x")], ['8:9: mean: expected a number, got "x"']),
+    ("bottom of a number", [(POOL, "{type: ReLU, bottom: 5}")], ["11:26: bottom: expected a text, got 5"]),
+    # values out of range
+    ("no output", [("output: 4", "output: 0")], ["10:49: num_output: must be greater than 0, got 0"]),
+    ("output beyond all memory", [("output: 4", "output: 1000000000000")], ["10:49: conv: with its weight 1000000000000x1x3x3 the network has 9,000,000,000,000 parameters, and one ONNX file holds 536,608,768; use fewer outputs, or pool before it"]),
+    ("negative kernel", [("size: 3", "size: -3")], ["10:65: conv: kernel_size: must be at least 1, got -3"]),
+    ("kernel larger than the input", [("size: 3", "size: 9")], [f"10:65: conv: kernel_size 9 is larger than the input 1x8x8 with pad 0; {FIT}"]),
+    ("kernel beyond all memory", [("size: 3", "size: 1000000000")], [f"10:65: conv: kernel_size 1000000000 is larger than the input 1x8x8 with pad 0; {FIT}"]),
+    ("padding beyond all memory", [("size: 3", "size: 3, pad: 1000000000")], [f"10:5: conv: its top, 4x2000000006x2000000006 a sample, has 320,000,001,920,000,002,880 values, {HOLDS}; make it smaller, or lower data.batch_size"]),
+    ("padding beyond all numbers", [("size: 3", "size: 3, pad: 4611686018427387904")], ["10:73: conv: pad: must be at most 2147483647, got 4611686018427387904"]),
+    ("average over padding beyond all memory", [(POOL, "{type: Pooling, pool: average, kernel_size: 1000000001, pad: 1000000000, stride: 1000000000}")], ["11:66: pooling1: pad 1000000000 makes the padded input larger than 2,147,483,647 numbers"]),
+    ("kernel for the wrong number of axes", [("size: 3", "size: [3, 3, 3]")], ["10:65: conv: kernel_size: needs 1 or 2 numbers for 2 spatial axes, got 3"]),
+    ("empty kernel", [("size: 3", "size: []")], ["10:65: kernel_size: needs at least 1 entry, got 0"]),
+    ("stride 0", [("size: 3", "size: 3, stride: 0")], ["10:76: conv: stride: must be at least 1, got 0"]),
+    ("negative pad", [("size: 3", "size: 3, pad: -1")], ["10:73: conv: pad: must be at least 0, got -1"]),
+    ("reach of a dilated kernel", [("size: 3", "size: 3, dilation: 5")], [f"10:65: conv: kernel_size 3 with dilation 5 (reach 11) is larger than the input 1x8x8 with pad 0; {FIT}"]),
+    ("group that does not divide", [("size: 3", "size: 3, group: 3")], ["10:75: conv: group 3 does not divide the number of input channels, 1; use a divisor of both"]),
+    ("pooling window larger than the input", [("kernel_size: 2, stride: 2", "kernel_size: 7")], [f"11:57: pool: kernel_size 7 is larger than the input 4x6x6 with pad 0; {FIT}"]),
+    ("pooling window outside", [("kernel_size: 2, stride: 2", "kernel_size: 2, stride: 7")], ["11:68: pool: stride 7 with kernel_size 2 leaves the last window outside the input 4x6x6; use round_mode: floor"]),
+    ("pooling window in the padding", [("kernel_size: 2, stride: 2", "kernel_size: 2, pad: 2")], ["11:65: pool: pad 2 must be smaller than kernel_size 2: a window would see padding only"]),
+    ("pooling without window", [("kernel_size: 2, stride: 2", "stride: 2")], ["11:5: pool: Pooling needs kernel_size, or global_pooling: true"]),
+    ("pooling of the plane with a window", [("kernel_size: 2, stride: 2", "global_pooling: true, stride: 2")], ["11:74: pool: global_pooling takes the whole plane; remove stride"]),
+    ("unknown pool", [("max,", "mean,")], ["11:39: pool: expected 'max' or 'average', got \"mean\""]),
+    ("dropout of everything", [(POOL, "{type: Dropout, dropout_ratio: 1}")], ["11:36: dropout_ratio: must be less than 1, got 1"]),
+    ("dropout of NaN", [(POOL, "{type: Dropout, dropout_ratio: .nan}")], ["11:36: dropout_ratio: expected a finite number, got nan"]),
+    ("eps that float32 makes zero", [(POOL, "{type: BatchNorm, eps: 1e-60}")], ["11:28: eps: 1e-60 is smaller than 1e-30 in size, beyond what a 32-bit float computes with"]),
+    ("std that float32 makes infinite", [("size: 3", "size: 3, weight_filler: {type: gaussian, std: 1e300}")], ["10:105: std: 1e+300 is larger than 1e+30 in size, beyond what a 32-bit float computes with"]),
+    ("axis of the batch", [(POOL, "{type: Softmax, axis: 0}")], ["11:27: softmax1: axis 0 is not an axis of a sample 4x6x6 (axis 0 is the batch)"]),
+    ("more param entries than parameters", [("size: 3", "size: 3, param: [{}, {}, {}]")], ["10:75: conv: param: 3 entries, but conv has 2 parameters"]),
+    ("negative loss weight", [(LOSS, LOSS[:-1] + ", loss_weight: -1}")], ["13:54: loss_weight: must be at least 0, got -1"]),
+    ("top_k beyond the classes", [("Accuracy,", "Accuracy, top_k: 11,")], ["14:45: accuracy: top_k 11 is more than the 10 classes"]),
+    ("batch of nothing", [("batch_size: 20", "batch_size: 0")], ["8:15: batch_size: must be greater than 0, got 0"]),
+    ("batch beyond all memory", [("batch_size: 20", "batch_size: 1000000000000")], ["8:15: batch_size 1000000000000 gives an input more than the 2,147,483,647 values that a tensor can hold; lower it"]),
+    ("input of size 0", [("[1, 8, 8]", "[1, 0, 8]")], ["4:22: shape: must be greater than 0, got 0"]),
+    ("input without axes", [("[1, 8, 8]", "[]")], ["4:18: shape: needs at least 1 entry, got 0"]),
+    ("input beyond all memory", [("[1, 8, 8]", "[100000, 100000, 100000]")], [f"4:18: image: one sample has 1,000,000,000,000,000 values, {HOLDS}; give it a smaller shape"]),
+    ("input of both kinds", [("{shape: [1, 8, 8]}", "{shape: [1, 8, 8], classes: 10}")], ["4:10: an input needs either a shape, such as {shape: [1, 28, 28]}, or {classes: 10} for labels"]),
+    ("one class", [("classes: 10", "classes: 1")], ["5:20: classes: must be greater than 1, got 1"]),
+    ("fewer scores than classes", [("classes: 10", "classes: 11")], ['13:5: loss: "ip" gives 10 scores for 11 classes; set num_output: 11, or correct the classes of "label"']),
+    ("no inputs", [("inputs:\n  image: {shape: [1, 8, 8]}\n" + LABEL, "inputs: {}\n")], ["3:9: inputs: needs at least 1 entry, got 0"]),
+    ("rate NaN", [("lr: 0.01", "lr: .nan")], ["17:12: base_lr: expected a finite number, got nan"]),
+    ("rate infinite", [("lr: 0.01", "lr: .inf")], ["17:12: base_lr: expected a finite number, got inf"]),
+    ("rate negative", [("lr: 0.01", "lr: -1")], ["17:12: base_lr: must be greater than 0, got -1"]),
+    ("rate beyond float32", [("lr: 0.01", "lr: 1e300")], ["17:12: base_lr: 1e+300 is larger than 1e+30 in size, beyond what a 32-bit float computes with"]),
+    ("rate beyond float64", [("lr: 0.01", "lr: 1e400")], ["17:12: the number 1e400 is too large for a float; write .inf for infinity"]),
+    ("momentum 1", [("type: SGD", "type: SGD\n  momentum: 1")], ["17:13: momentum: must be less than 1, got 1"]),
+    ("seed too large", [("lr: 0.01", "lr: 0.01\n  random_seed: 4294967296")], ["18:16: random_seed: must be less than 4294967296, got 4294967296"]),
+    ("integer beyond 64 bits", [("lr: 0.01", "lr: 0.01\n  random_seed: 99999999999999999999")], ["18:16: the integer 99999999999999999999 does not fit in 64 bits; write a float such as 1e30, or quote it as text"]),
+    ("one mean too many", [("source: digits", "source: digits\n  mean: [1, 2]")], ["8:9: mean has 2 values, but image has 1 channels; give one number, or one a channel"]),
+    ("mean infinite", [("source: digits", "source: digits\n  mean: [.inf]")], ["8:10: mean: expected a finite number, got inf"]),
+    ("resize of one side", [("source: digits", "source: digits\n  resize: [8]")], ["8:11: resize: needs at least 2 entries, got 1"]),
+    ("both lengths", [("epochs: 1", "epochs: 1\n  max_iter: 5")], ["16:3: solver needs exactly one of max_epochs and max_iter"]),
+    ("no length", [("  max_epochs: 1\n", "")], ["16:3: solver needs exactly one of max_epochs and max_iter"]),
+    ("no epochs", [("epochs: 1", "epochs: 0")], ["18:15: max_epochs: must be greater than 0, got 0"]),
+    ("netc 2", [("netc: 1", "netc: 2")], ["1:7: netc: this netc reads version 1 of the language, not 2; write netc: 1"]),
+    ("netc true", [("netc: 1", "netc: true")], ["1:7: netc: this netc reads version 1 of the language, not true; write netc: 1"]),
+    # names and wiring
+    ("duplicate layer", [("name: pool", "name: conv")], ['11:12: the name "conv" is taken already (line 10); names must be unique']),
+    ("layer named as an input", [("name: pool", "name: image")], ['11:12: the name "image" is taken already (line 4); names must be unique']),
+    ("input named as a layer, whose readers are not wrong besides", [(LABEL, "  conv: {classes: 10}\n"), (ACCURACY, "")], ['10:12: the name "conv" is taken already (line 5); names must be unique']),
+    ("duplicate key", [("batch_size: 20", "source: mnist")], ['8:3: duplicate key "source"; it is first given at line 7, column 3']),
+    ("reserved layer", [("name: pool", "name: step")], ['11:12: "step" is a name that every step uses; rename this layer']),
+    ("reserved input", [(LABEL, "  seed: {classes: 10}\n"), (ACCURACY, "")], ['5:3: "seed" is a name that every step uses; rename this input']),
+    ("layer named as a node", [("name: pool", "name: conv/forward/Conv")], ['11:12: "conv/forward/Conv" could be the name of a node of the graph; rename this layer']),
+    ("name with a space", [("name: pool", "name: a b")], ['11:12: name: "a b" is not a valid name (letters, digits and _ - / only)']),
+    ("name with a dot", [("name: pool", "name: a.b")], ['11:12: name: "a.b" is not a valid name (letters, digits and _ - / only)']),
+    ("name that is a path", [("name: small", "name: ../x")], ['2:7: name: "../x" is not a valid name (letters, digits and _ - / only)']),
+    ("name of 300 letters", [("name: pool", f"name: {'a' * 300}")], ["11:12: name: must have at most 200 characters, got 300"]),
+    ("empty name", [("name: small", "name: ''")], ["2:7: name: must not be empty"]),
+    ("input with a bad name", [(LABEL, "  a b: {classes: 10}\n"), (ACCURACY, "")], ['5:3: "a b" is not a valid name (letters, digits and _ - / only)']),
+    ("unknown bottom", [(POOL, "{type: ReLU, bottom: cnv}")], ['11:26: relu1: unknown bottom "cnv"; did you mean "conv"?']),
+    ("bottom below", [(POOL, "{type: ReLU, bottom: ip}")], ['11:26: relu1: "ip" stands below this layer; layers go from top to bottom']),
+    ("bottom itself", [(POOL, "{name: r, type: ReLU, bottom: r}")], ['11:35: r: "r" is the layer itself']),
+    ("bottom inside a side", [(POOL, "{type: ReLU, side: {layers: [{name: a, type: InnerProduct, num_output: 10}, {type: SoftmaxWithLoss}]}}"), ("num_output: 10}\n  - {name: loss", "num_output: 10, bottom: a}\n  - {name: loss")], ['12:60: ip: "a" is inside the side of relu1, which inference does not have']),
+    ("bottom a loss", [("[ip, label]", "[loss, label]")], ['14:46: accuracy: "loss" is a SoftmaxWithLoss, which has no top; name the layer that it reads']),
+    ("bottom of another phase", [(POOL, "{name: a, type: ReLU, include: {phase: test}}"), ("num_output: 10}\n", "num_output: 10, bottom: a}\n")], ['12:60: ip: "a" is not part of the train phase; remove its include']),
+    ("too many bottoms", [(POOL, "{type: ReLU, bottom: [conv, image]}")], ["11:26: relu1: ReLU takes one bottom, got 2"]),
+    ("too few bottoms", [(POOL, "{type: Eltwise}")], ["11:5: eltwise1: Eltwise takes at least 2 bottoms, got 1"]),
+    ("loss of one bottom", [(LOSS, LOSS[:-1] + ", bottom: [ip]}")], ["13:49: loss: SoftmaxWithLoss takes 2 bottoms, such as [ip2, label], got 1"]),
+    ("Eltwise of different shapes", [(POOL, "{type: Eltwise, bottom: [conv, image]}")], ["11:29: eltwise1: bottoms have different shapes: 4x6x6, 1x8x8; project one with a 1x1 Convolution or change its stride"]),
+    ("Concat of different planes", [(POOL, "{type: Concat, bottom: [conv, image]}")], ["11:28: concat1: bottoms differ in more than axis 1: 4x6x6, 1x8x8"]),
+    ("EuclideanLoss of different sizes", [(LOSS, "{type: EuclideanLoss, bottom: [ip, image]}")], ["13:35: euclideanloss1: bottoms have different sizes: 10 and 1x8x8; give both the same number of values"]),
+    ("no labels", [(LABEL, ""), (ACCURACY, "")], ["12:5: loss: SoftmaxWithLoss needs labels; declare an input such as `label: {classes: 10}`"]),
+    ("Accuracy without labels", [(LABEL, ""), (LOSS, "{type: EuclideanLoss, bottom: [ip, ip]}"), (", bottom: [ip, label]", "")], ["13:5: accuracy: Accuracy needs labels; declare an input such as `label: {classes: 10}`"]),
+    ("no image", [("{shape: [1, 8, 8]}", "{classes: 10}")], ["10:5: conv: no layer above it and no input with a shape; give bottom"]),
+    ("labels as image", [(POOL, "{type: ReLU, bottom: label}")], ['11:26: relu1: "label" holds class labels, which ReLU does not compute with']),
+    ("labels as scores", [("[ip, label]", "[label, ip]")], ['14:46: accuracy: "label" holds class labels, which Accuracy takes after the scores: [scores, labels]']),
+    ("image as labels", [("[ip, label]", "[ip, image]")], ['14:46: accuracy: "image" holds 1x8x8 values a sample, but Accuracy takes class labels last; give "label"']),
+    ("scores of a plane", [(LOSS, LOSS[:-1] + ", bottom: [conv, label]}")], ["13:49: loss: needs one score a class, got 4x6x6 a sample; put an InnerProduct before it"]),
+    ("vector into a convolution", [("[1, 8, 8]", "[8]")], ["10:5: conv: Convolution needs an input with spatial axes [N, C, H, W], got 8 a sample"]),
+    ("no loss", [(f"  - {LOSS}\n", "")], ["9:1: the spec has no loss, so there is nothing to train; end the layers with one, such as {name: loss, type: SoftmaxWithLoss}"]),
+    ("no loss in a phase", [(LOSS, LOSS[:-1] + ", include: {phase: train}}")], ["9:1: the spec has no loss in the test phase; remove the include of loss"]),
+    ("side without a loss", [(POOL, "{type: ReLU, side: {layers: [{type: InnerProduct, num_output: 10}]}}")], ["11:18: the side of relu1 has no loss; end its layers with one, such as {type: SoftmaxWithLoss}"]),
+    ("side of no layers", [(POOL, "{type: ReLU, side: {layers: []}}")], ["11:33: layers: needs at least 1 entry, got 0"]),
+    ("side of a loss", [(LOSS, LOSS[:-1] + ", side: {layers: [{type: ReLU}]}}")], ["13:47: loss: a SoftmaxWithLoss has no top that a side could branch off"]),
+    # several at once, in the order of the text
+    ("several mistakes", [("classes: 10", "classes: 1"), ("source: digits", "source: digit"), ("num_output: 4", "num_output: four"), ("pool: max", "pool: mean"), ("[ip, label]", "[pi, label]"), ("base_lr: 0.01", "base_lr: -1")], ["5:20: classes: must be greater than 1, got 1", '7:11: unknown source "digit"; did you mean "digits"?', '10:49: num_output: expected an integer, got "four"', "11:39: pool: expected 'max' or 'average', got \"mean\"", '14:46: accuracy: unknown bottom "pi"; known: conv, image, ip, label, pool', "17:12: base_lr: must be greater than 0, got -1"]),
+    ("mistakes behind another version and a misspelt section", [("netc: 1", "netc: 2"), ("name: small", "name: small\nfoo: 1"), ("output: 4", "output: x")], ["1:7: netc: this netc reads version 1 of the language, not 2; write netc: 1", '3:1: the spec has no field "foo"; known: data, inputs, layers, name, netc, solver', '11:49: num_output: expected an integer, got "x"']),
+    # syntax
+    ("tab", [("  source: digits", "\tsource: digits")], ["7:1: a tab stands where YAML wants spaces; indent with spaces"]),
+    ("unclosed bracket", [("[1, 8, 8]}", "[1, 8, 8}")], ['4:26: expected "," or "]" here: the "[" at line 4, column 18 is still open']),
+    ("too deep", [("name: small", f"name: {'[' * 100}{']' * 100}")], ["2:70: nested deeper than 64 levels; make the spec flatter"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("edits", "messages"), [row[1:] for row in BAD_SPECS], ids=[row[0] for row in BAD_SPECS])
+def test_bad_spec(netc: Netc, edits: list[tuple[str, str]], messages: list[str]) -> None:
+    spec = edited(*edits)
+    Path("spec.yaml").write_text(spec)
+    commands = [["check", "spec.yaml"], ["compile", "spec.yaml", "-o", "out"]]
+    # One may compile here and have the data elsewhere.
+    for command in commands[:1] if "source: mnist" in spec else commands:
+        result = netc(*command)
+        assert result.errors == [f"error: spec.yaml:{message}" for message in messages]
+        assert (result.code, result.out) == (2, "")
+        assert files() == {"spec.yaml"}
+
+
+def alias_bomb() -> str:
+    lines = ["a: &a [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"{c}: &{c} [{', '.join(['*' + chr(ord(c) - 1)] * 9)}]" for c in "bcdefghi"]
+    return "\n".join(lines)
+
+
+BAD_FILES: list[tuple[str, bytes, str]] = [
+    ("empty", b"", ':1:1: the spec is empty; start it with "netc: 1"'),
+    ("a comment", b"# later\n", ':1:1: the spec is empty; start it with "netc: 1"'),
+    ("a list", b"- 1\n", ':1:1: a spec is a mapping such as "netc: 1", not a list'),
+    ("binary", b"\x7fELF\x00\x01\xff" * 99, ": the byte at offset 4 is zero, so this is no text; name a spec file, saved as UTF-8"),
+    ("Latin-1", "name: Zoë".encode("latin-1"), ": the byte at offset 8 is not valid UTF-8; save the file as UTF-8"),
+    ("10 MB", SPEC.encode() + b"#" * 10_000_000, ": the spec is larger than 1 MiB; a repeated structure can be written as a block"),
+    ("alias bomb", alias_bomb().encode(), ":6:12: the spec has more than 200000 keys and values, aliases expanded; make it smaller"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("content", "message"), [row[1:] for row in BAD_FILES], ids=[row[0] for row in BAD_FILES])
+def test_bad_file(netc: Netc, content: bytes, message: str) -> None:
+    Path("spec.yaml").write_bytes(content)
+    result = netc("compile", "spec.yaml", "-o", "out")
+    assert result.errors == [f"error: spec.yaml{message}"]
+    assert result.code == 2
+    assert files() == {"spec.yaml"}
+
+
+def test_a_thousand_mistakes_are_cut(netc: Netc) -> None:
+    Path("spec.yaml").write_text(SPEC + "".join(f"key{n}: 1\n" for n in range(1000)))
+    result = netc("check", "spec.yaml")
+    assert result.code == 2
+    assert len(result.errors) == 101
+    assert result.errors[-1] == "error: 900 more mistakes are not shown; correct these first"
+
+
+def test_wiring_takes_no_exponential_time(netc: Netc) -> None:
+    # Each top has two readers, so that there are a trillion paths to the loss.
+    sums = [f"  - {{name: e{n}, type: Eltwise, bottom: [e{n - 1}, e{n - 2}]}}\n" for n in range(2, 60)]
+    tops = "".join([f"{POOL}\n", "  - {name: e0, type: TanH}\n", "  - {name: e1, type: TanH}\n", *sums])
+    Path("spec.yaml").write_text(edited((f"{POOL}\n", tops)))
+    assert netc("check", "spec.yaml").code == 0
+
+
+# -- commands called wrongly, beside spec.yaml; no run, no artifact is needed ----------------------------------
+
+ZOO = "known: lenet, lenet_bn_dropout, lenet_dsn, mlp, resnet_tiny"
+BAD_COMMANDS: list[tuple[list[str], int, list[str]]] = [
+    (["check", "lennet"], 2, ['there is no file "lennet" and no spec of that name in the zoo; did you mean "lenet"?']),
+    (["check", "my.yaml"], 2, [f'there is no file "my.yaml" and no spec of that name in the zoo; {ZOO}']),
+    (["check", "a/b.yaml"], 2, ['there is no file "a/b.yaml"']),
+    (["check", "."], 2, [".: this is a directory; name a spec file in it"]),
+    (["check", "x" * 300], 3, [f"cannot access {'x' * 40}... (300 characters): File name too long; check the path"]),
+    # --set: the option is the place of its mistakes
+    (["check", "spec.yaml", "--set", "solver.base_lr"], 2, ['--set solver.base_lr: "=" is missing; write key=value, as in solver.base_lr=0.1']),
+    (["check", "spec.yaml", "--set", "=1"], 2, ['--set =1: the key "" has an empty part; write it as in solver.base_lr=0.1']),
+    (["check", "spec.yaml", "--set", "solver..x=1"], 2, ['--set solver..x=1: the key "solver..x" has an empty part; write it as in solver.base_lr=0.1']),
+    (["check", "spec.yaml", "--set", "solver.base_l=1"], 2, ['--set solver.base_l=1: SGD has no field "base_l"; did you mean "base_lr"?']),
+    (["check", "spec.yaml", "--set", "solver.base_lr=high"], 2, ['--set solver.base_lr=high: base_lr: expected a number, got "high"']),
+    (["check", "spec.yaml", "--set", "layers.cnv.num_output=3"], 2, ['--set layers.cnv.num_output=3: no entry of layers is named "cnv"; did you mean "conv"?']),
+    (["check", "spec.yaml", "--set", "layers.9.num_output=3"], 2, ["--set layers.9.num_output=3: layers has 5 entries, counted from 0; there is no 9"]),
+    (["check", "spec.yaml", "--set", "layers.conv.kernel_size=9"], 2, [f"--set layers.conv.kernel_size=9: conv: kernel_size 9 is larger than the input 1x8x8 with pad 0; {FIT}"]),
+    (["check", "spec.yaml", "--set", "name.x=1"], 2, ['--set name.x=1: cannot set "x" inside "small"; set the whole of it, as in name={x: ...}']),
+    (["check", "spec.yaml", "--set", "solver.base_lr=[1"], 2, ['--set solver.base_lr=[1: this "[" is never closed; add "]"']),
+    (["check", "spec.yaml", "--set", "name=a\nb"], 2, ['--set "name=a\\nb": name: "a b" is not a valid name (letters, digits and _ - / only)']),
+    (["check", "spec.yaml", "--set", "netc=2", "--set", "data.batch_size=x"], 2, ['--set data.batch_size=x: batch_size: expected an integer, got "x"', "--set netc=2: netc: this netc reads version 1 of the language, not 2; write netc: 1"]),
+    # output
+    (["compile", "spec.yaml", "-o", "spec.yaml"], 2, ["spec.yaml exists and is not a compiled artifact; choose another folder with -o"]),
+    (["compile", "spec.yaml", "-o", "."], 2, [". exists and is not a compiled artifact; choose another folder with -o"]),
+    (["compile", "spec.yaml", "-o", "spec.yaml/out"], 3, ["cannot write to spec.yaml: File exists; choose another folder with -o"]),
+    (["compile", "spec.yaml", "-o", "/proc/none/out"], 3, ["cannot write to /proc/none: No such file or directory; choose another folder with -o"]),
+    # training
+    (["train"], 2, ["name the SPEC to train, or continue a run with --run DIR --resume"]),
+    (["train", "--resume"], 2, ["--resume continues a run: name it with --run DIR"]),
+    (["train", "--run", "none", "--resume"], 2, ["none is not a run folder, so there is nothing to resume"]),
+    (["train", "--run", "none", "--resume", "--seed", "1"], 2, ["--set, --seed and --batch-size change a spec: name the SPEC too"]),
+    (["train", "spec.yaml", "--run", "none", "--resume"], 2, ["none is not a run folder, so there is nothing to resume"]),
+    (["train", "lennet"], 2, ['there is no file "lennet" and no spec of that name in the zoo; did you mean "lenet"?']),
+    # what comes after it
+    (["eval", "none"], 2, ["none does not exist or is not a file"]),
+    (["eval", "."], 2, [". is not a run folder: it has no artifact/"]),
+    (["eval", "none", "--set", "solver.base_lr=1"], 2, ["--set solver.base_lr=1: only keys of data can be changed after training"]),
+    (["export", "none"], 2, ["the run folder none does not exist"]),
+    (["export", "."], 2, [". is not a run folder: it has no artifact/"]),
+    (["predict", "none.onnx", "test:0"], 2, ["none.onnx does not exist or is not a file"]),
+    (["predict", ".", "test:0"], 2, [". has no model.onnx; write one with: netc export ."]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "code", "messages"), BAD_COMMANDS, ids=[" ".join(row[0])[:60] for row in BAD_COMMANDS])  # fmt: skip
+def test_bad_command(netc: Netc, arguments: list[str], code: int, messages: list[str]) -> None:
+    result = netc(*arguments)
+    assert result.errors == [f"error: {message}" for message in messages]
+    assert (result.code, result.out) == (code, "")
+    assert files() == {"spec.yaml"}
+
+
+USAGE: list[tuple[list[str], str]] = [
+    (["chek"], "No such command 'chek'. Did you mean 'check'?"),
+    (["check"], "Missing argument 'SPEC'."),
+    (["check", "mlp", "--sett", "a=1"], "No such option: --sett (Possible options: --set)"),
+    (["compile", "mlp", "--target", "tpu"], "'tpu' is not one of 'cpu', 'cuda', 'web'."),
+    (["train", "mlp", "--device", "gpu"], "'gpu' is not one of 'auto', 'cpu', 'cuda'."),
+    (["train", "mlp", "--batch-size", "0"], "Invalid value for '--batch-size'"),
+    (["train", "mlp", "--seed", "-1"], "Invalid value for '--seed'"),
+    (["predict", "model.onnx"], "Missing argument 'INPUT...'."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "message"), USAGE, ids=[" ".join(row[0]) for row in USAGE])
+def test_usage(netc: Netc, arguments: list[str], message: str) -> None:
+    # The words are click's own; the command line adds nothing to them.
+    result = netc(*arguments)
+    assert message in result.err
+    assert result.err.startswith("Usage: netc")
+    assert (result.code, result.out) == (2, "")
+    assert files() == {"spec.yaml"}
+
+
+def test_spec_inside_a_damaged_artifact(netc: Netc) -> None:
+    folder = Path("artifact")
+    folder.mkdir()
+    for content in ("{", "{}", "[]"):
+        (folder / "manifest.json").write_text(content)
+        result = netc("check", "artifact")
+        message = "artifact/manifest.json is not the manifest of an artifact; compile the spec again"
+        assert (result.code, result.errors) == (2, [f"error: {message}"])
+    (folder / "manifest.json").write_text('{"spec": 5}')
+    result = netc("check", "artifact")
+    assert (result.code, result.errors) == (2, ["error: artifact/manifest.json has no spec; compile it again"])
+
+
+# -- data that does not fit ------------------------------------------------------------------------------------
+
+
+def write_idx(path: Path, array: np.ndarray) -> None:
+    header = bytes((0, 0, 8, array.ndim)) + struct.pack(f">{array.ndim}I", *array.shape)
+    path.write_bytes(header + array.astype(np.uint8).tobytes())
+
+
+@pytest.fixture
+def mnist() -> Path:
+    """A folder with 40 and 20 samples of 8 x 8 in the format of MNIST."""
+    folder = Path("mnist")
+    folder.mkdir()
+    for part, count in (("train", 40), ("t10k", 20)):
+        write_idx(folder / f"{part}-images-idx3-ubyte", np.zeros((count, 8, 8)))
+        write_idx(folder / f"{part}-labels-idx1-ubyte", np.arange(count) % 10)
+    return folder
+
+
+# What a training that never began may leave in its run folder.
+UNBEGUN = {"run", "run/checkpoints", "run/lock"}
+
+BAD_DATA: list[tuple[str, list[str], int, str]] = [
+    ("shape with a remedy", ["inputs.image.shape=[1, 28, 28]"], 2, 'the data source gives "image" as [1, 8, 8], the input "image" is declared as [1, 28, 28]; ' "set data.resize: [28, 28]"),
+    ("channels", ["inputs.image.shape=[3, 8, 8]"], 2, 'the data source gives "image" as [1, 8, 8], the input "image" is declared as [3, 8, 8]; ' "declare the input with shape: [1, 8, 8]"),
+    ("resize beyond all memory", ["data.resize=[100000, 100000]"], 2, "data.resize: 1437 images resized to [100000, 100000] would take 53532 GiB of memory, the limit is 16; choose a smaller size"),
+    ("labels beyond the classes", ["inputs.label.classes=5"], 2, "sample 2 of the train split has the label 8, but the spec declares 5 classes (0 to 4); correct `classes` of the input"),
+    ("batch larger than the data", ["data.batch_size=2000"], 2, "data.batch_size: the training split has 1437 samples, fewer than one batch of 2000; choose a batch_size of at most 1437"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"), [row[1:] for row in BAD_DATA], ids=[row[0] for row in BAD_DATA]
+)
+def test_data_that_does_not_fit(netc: Netc, options: list[str], code: int, message: str) -> None:
+    sets = [word for option in options for word in ("--set", option)]
+    result = netc("train", "spec.yaml", "--run", "run", *sets)
+    assert (result.code, result.errors) == (code, [f"error: {message}"])
+    assert files() <= {"spec.yaml"} | UNBEGUN
+
+
+def truncate(path: Path, end: int) -> None:
+    path.write_bytes(path.read_bytes()[:end])
+
+
+BAD_IDX: list[tuple[str, Callable[[Path], object], int, str]] = [
+    ("truncated", lambda folder: truncate(folder / "train-images-idx3-ubyte", -5), 1, "mnist/train-images-idx3-ubyte is truncated: 2560 bytes of data expected, 2555 found"),
+    ("truncated header", lambda folder: truncate(folder / "train-labels-idx1-ubyte", 6), 1, "mnist/train-labels-idx1-ubyte is truncated: a header of 8 bytes expected, 6 found"),
+    ("of another format", lambda folder: (folder / "train-images-idx3-ubyte").write_text("JPEG and more"), 1, "mnist/train-images-idx3-ubyte is not an IDX file of unsigned bytes with 3 axes: it should begin with 00 00 08 03, not 4a 50 45 47"),
+    ("claims more than memory", lambda folder: (folder / "train-images-idx3-ubyte").write_bytes(bytes((0, 0, 8, 3)) + b"\xff" * 12), 1, f"mnist/train-images-idx3-ubyte claims {(2**32 - 1) ** 3} bytes of data, the limit is 2147483648"),
+    ("label out of range", lambda folder: write_idx(folder / "t10k-labels-idx1-ubyte", np.full(20, 11)), 2, "sample 0 of the test split has the label 11, but the spec declares 10 classes (0 to 9); correct `classes` of the input"),
+    ("of different lengths", lambda folder: write_idx(folder / "train-labels-idx1-ubyte", np.zeros(39)), 1, "mnist/train-images-idx3-ubyte holds 40 images but mnist/train-labels-idx1-ubyte holds 39 labels; they must be of one set"),
+    ("missing", lambda folder: (folder / "t10k-labels-idx1-ubyte").unlink(), 2, "--set data.path=mnist: mnist lacks t10k-labels-idx1-ubyte (each plain or with .gz)"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("damage", "code", "message"), [row[1:] for row in BAD_IDX], ids=[row[0] for row in BAD_IDX])
+def test_bad_idx(netc: Netc, mnist: Path, damage: Callable[[Path], object], code: int, message: str) -> None:
+    damage(mnist)
+    before = files()
+    options = ["--set", "data.source=mnist", "--set", "data.path=mnist"]
+    result = netc("train", "spec.yaml", "--run", "run", *options)
+    assert (result.code, result.errors) == (code, [f"error: {message}"])
+    assert files() <= before | UNBEGUN
+
+
+# -- runs ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished run; tests take copies."""
+    folder = tmp_path_factory.mktemp("bad_inputs")
+    (folder / "spec.yaml").write_text(SPEC)
+    command = [sys.executable, "-m", "netc.cli", "train", "spec.yaml", "--run", "run", "--threads", "1"]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture
+def run(netc: Netc, finished: Path) -> Path:
+    """A copy of a finished run, at ./run."""
+    shutil.copytree(finished / "run", "run")
+    return Path("run")
+
+
+def make_inputs() -> None:
+    """Write what rows want to be predicted."""
+    np.save("small.npy", np.zeros((3, 3)))
+    np.save("nan.npy", np.full((2, 1, 8, 8), [[[[0.0]]], [[[np.nan]]]]))
+    np.save("text.npy", np.array(["a"]))
+    np.save("objects.npy", np.array([{}], dtype=object), allow_pickle=True)
+    Path("empty.npy").write_bytes(b"")
+    Path("text.png").write_text("not an image")
+    Path("folder").mkdir()
+
+
+BAD_RUNS: list[tuple[list[str], int, str]] = [
+    (["train", "spec.yaml", "--run", "run"], 2, "run already holds a run; continue it with --resume, or choose another run folder"),
+    (["train", "spec.yaml", "--run", "run", "--resume", "--set", "layers.conv.num_output=5", "--set", "solver.base_lr=0.1"], 2, "the run run belongs to another spec; it differs in layers[0].num_output (4 there, 5 here), solver.base_lr (0.01 there, 0.1 here); start a new run, or restore the spec"),
+    (["eval", "run", "--checkpoint", "none"], 2, "none does not exist or is not a file"),
+    (["eval", "run", "--set", "data.foo=1"], 2, 'data.foo: unknown option "foo" of the source "digits"; known: batch_size, mean, resize, scale, source'),
+    (["eval", "run", "--set", "data.source=mnist"], 2, 'data.path: the source "mnist" needs `path`: the folder with its four IDX files'),
+    (["predict", "run", "none.png"], 2, "none.png does not exist or is not a file; give an image, a .npy file, or a sample such as test:17"),
+    (["predict", "run", "folder"], 2, "folder does not exist or is not a file; give an image, a .npy file, or a sample such as test:17"),
+    (["predict", "run", "test:360"], 2, "test:360 is out of range: the test split has the samples 0 to 359"),
+    (["predict", "run", "valid:3"], 2, "valid:3 does not exist or is not a file; give an image, a .npy file, or a sample such as test:17"),
+    (["predict", "run", "small.npy"], 2, "small.npy holds an array [3, 3]; the model takes one sample [1, 8, 8] or a batch [N, 1, 8, 8]"),
+    (["predict", "run", "nan.npy"], 1, "sample 1 of nan.npy has a value that is not finite"),
+    (["predict", "run", "text.npy"], 2, "text.npy holds <U1 values; real numbers are needed"),
+    (["predict", "run", "objects.npy"], 1, "objects.npy is not an array that numpy can read: Array can't be memory-mapped: Python objects in dtype."),
+    (["predict", "run", "empty.npy"], 1, "empty.npy is not an array that numpy can read: EOF: reading magic string, expected 8 bytes got 0"),
+    (["predict", "run", "text.png"], 1, "text.png is not an image (PNG, JPEG, BMP, GIF, PPM, TIFF, WEBP)"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "code", "message"), BAD_RUNS, ids=[" ".join(row[0])[:60] for row in BAD_RUNS])
+def test_bad_use_of_a_run(netc: Netc, run: Path, arguments: list[str], code: int, message: str) -> None:
+    make_inputs()
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    result = netc(*arguments)
+    assert (result.code, result.errors) == (code, [f"error: {message}"])
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_truncated_model(netc: Netc, run: Path) -> None:
+    truncate(run / "model.onnx", -200)
+    for command in (["eval", "run/model.onnx"], ["predict", "run", "test:0"]):
+        result = netc(*command)
+        assert result.code == 1
+        assert len(result.errors) == 1
+        assert result.errors[0].startswith("error: run/model.onnx cannot be loaded: ")
+
+
+def test_model_that_was_not_exported(netc: Netc, run: Path) -> None:
+    result = netc("eval", "run/artifact/train.onnx")
+    assert result.code == 1
+    assert result.errors[0].startswith("error: run/artifact/train.onnx was not exported by netc")
+
+
+def test_truncated_checkpoint(netc: Netc, run: Path) -> None:
+    truncate(run / "checkpoints" / "step_71.safetensors", 100)
+    for command in (["eval", "run"], ["export", "run", "-o", "out.onnx"], ["train", "--run", "run", "--resume"]):
+        result = netc(*command)
+        assert result.code == 1
+        assert result.errors[0].startswith("warning: run/checkpoints/step_71.safetensors is damaged")
+        assert result.errors[1:] == ["error: all 1 checkpoints in run/checkpoints are damaged; start a new run"]
+        assert not Path("out.onnx").exists()
+
+
+def test_checkpoint_of_another_spec(netc: Netc, run: Path) -> None:
+    assert netc("train", "spec.yaml", "--run", "other", "--set", "solver.base_lr=0.02").code == 0
+    for command in ("eval", "export"):
+        result = netc(command, "run", "--checkpoint", "other/checkpoints/step_71.safetensors")
+        assert (result.code, result.errors) == (
+            2,
+            [
+                "error: the checkpoint other/checkpoints/step_71.safetensors belongs to another spec; it differs in "
+                "solver.base_lr (0.02 there, 0.01 here); start a new run, or restore the spec"
+            ],
+        )
+
+
+def test_diverged(netc: Netc) -> None:
+    result = netc("train", "spec.yaml", "--run", "run", "--set", "solver.base_lr=1e30")
+    assert (result.code, result.errors) == (
+        4,
+        [
+            "error: training diverged at step 2: total is nan, loss is nan; no checkpoint was written yet; start a new "
+            "run with a lower solver.base_lr (now 1e+30) or with clipped gradients"
+        ],
+    )
+    assert not list(Path("run/checkpoints").iterdir())
+    assert not Path("run/model.onnx").exists()
+
+
+def test_artifact_with_a_damaged_program(netc: Netc) -> None:
+    assert netc("compile", "spec.yaml", "-o", "artifact").code == 0
+    Path("artifact/train.onnx").write_bytes(b"damaged")
+    result = netc("train", "artifact", "--run", "run")
+    assert result.code == 1
+    assert result.errors[0].startswith("error: artifact/train.onnx cannot be loaded: ")
+    Path("artifact/train.onnx").unlink()
+    result = netc("train", "artifact", "--run", "run")
+    assert (result.code, result.errors) == (
+        1,
+        ["error: artifact is incomplete: train.onnx is missing; compile the spec again"],
+    )
+    assert files(Path("run")) <= {"checkpoints", "lock"}
+
+
+@pytest.mark.skipif("CUDAExecutionProvider" in ort.get_available_providers(), reason="this machine may have CUDA")
+def test_cuda_without_cuda(netc: Netc) -> None:
+    result = netc("train", "spec.yaml", "--run", "run", "--device", "cuda")
+    assert (result.code, result.errors) == (
+        3,
+        [
+            "error: CUDA was asked for but is not active: this ONNX Runtime has no CUDA provider; use --device cpu, or "
+            "repair the installation of the NVIDIA driver, CUDA and cuDNN"
+        ],
+    )
+    assert files() <= {"spec.yaml"} | UNBEGUN
+
+
+# -- a disk that fills ---------------------------------------------------------------------------------------
+
+
+def test_disk_full_while_compiling(netc: Netc, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert netc("compile", "spec.yaml", "-o", "out").code == 0
+    before = {path: path.read_bytes() for path in Path("out").iterdir()}
+
+    def half(path: Path, content: bytes) -> int:
+        with path.open("wb") as file:
+            file.write(content[: len(content) // 2])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", half)
+    for folder in ("out", "new"):
+        result = netc("compile", "spec.yaml", "-o", folder, "--set", "layers.conv.num_output=5")
+        message = f"cannot write {folder}: No space left on device; it was left as it was"
+        assert (result.code, result.errors) == (3, [f"error: {message}"])
+    assert {path: path.read_bytes() for path in Path("out").iterdir()} == before
+    assert {path.name for path in Path().iterdir()} == {"spec.yaml", "out"}
+
+
+def test_artifact_that_cannot_be_replaced(netc: Netc, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert netc("compile", "spec.yaml", "-o", "out").code == 0
+    before = {path: path.read_bytes() for path in Path("out").iterdir()}
+    rename = Path.rename
+
+    def refuse(path: Path, target: Path) -> Path:
+        if target == Path("out") and path.name != "replaced":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    result = netc("compile", "spec.yaml", "-o", "out", "--set", "layers.conv.num_output=5")
+    assert (result.code, result.errors) == (3, ["error: cannot write out: Permission denied; it was left as it was"])
+    assert {path: path.read_bytes() for path in Path("out").iterdir()} == before
+    assert {path.name for path in Path().iterdir()} == {"spec.yaml", "out"}
+
+
+def fill_disk(monkeypatch: pytest.MonkeyPatch, folder: str, after: int = 0) -> None:
+    """Let writes into files below `folder` fail half way, all but the first `after`."""
+    write, left = os.write, [after]
+
+    def refuse(descriptor: int, content: bytes) -> int:
+        if f"/{folder}" not in str(Path(f"/proc/self/fd/{descriptor}").readlink()):
+            return write(descriptor, content)
+        left[0] -= 1
+        if left[0] >= 0:
+            return write(descriptor, content)
+        write(descriptor, content[: len(content) // 2])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "write", refuse)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs to know which file a descriptor is")
+def test_disk_full_while_saving_a_checkpoint(netc: Netc, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill_disk(monkeypatch, "checkpoints", after=1)
+    result = netc("train", "spec.yaml", "--run", "run", "--set", "solver.max_epochs=3")
+    message = (
+        "cannot write run/checkpoints/step_142.safetensors: the disk is full; free some space and run the command again"
+    )
+    assert (result.code, result.errors) == (3, [f"error: {message}"])
+    assert files(Path("run/checkpoints")) == {"step_71.safetensors"}
+    monkeypatch.undo()
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs to know which file a descriptor is")
+def test_disk_full_while_exporting(netc: Netc, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = (run / "model.onnx").read_bytes()
+    fill_disk(monkeypatch, "run/")
+    result = netc("export", "run")
+    message = "cannot write run/model.onnx: the disk is full; free some space and run the command again"
+    assert (result.code, result.errors) == (3, [f"error: {message}"])
+    assert (run / "model.onnx").read_bytes() == before
+    assert not list(run.glob("*.tmp")) + list(run.glob(".*.tmp"))
+
+
+# -- the installed command ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["check", "bad.yaml"], 2, 'error: bad.yaml:10:24: unknown layer type "Convolutoin"; did you mean "Convolution"?'),
+        (["check", "binary"], 2, "error: binary: the byte at offset 0 is zero, so this is no text; name a spec file, saved as UTF-8"),
+        (["compile", "good.yaml", "-o", "good.yaml"], 2, "error: good.yaml exists and is not a compiled artifact; choose another folder with -o"),
+        (["train", "--run", "none", "--resume"], 2, "error: none is not a run folder, so there is nothing to resume"),
+    ],
+    ids=["spec", "binary", "output", "resume"],
+)  # fmt: skip
+def test_command(tmp_path: Path, arguments: list[str], code: int, message: str) -> None:
+    (tmp_path / "good.yaml").write_text(SPEC)
+    (tmp_path / "bad.yaml").write_text(edited(("Convolution", "Convolutoin")))
+    (tmp_path / "binary").write_bytes(b"\0\1\2")
+    netc = Path(sys.executable).with_name("netc")
+    result = subprocess.run([netc, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr, result.stdout) == (code, f"{message}\n", "")
+    assert files(tmp_path) == {"good.yaml", "bad.yaml", "binary"}
