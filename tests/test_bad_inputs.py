@@ -340,7 +340,7 @@ BAD_COMMANDS: list[tuple[list[str], int, list[str]]] = [
     (["check", "spec.yaml", "--set", "layers.conv.kernel_size=9"], 2, [f"--set layers.conv.kernel_size=9: conv: kernel_size 9 is larger than the input 1x8x8 with pad 0; {FIT}"]),
     (["check", "spec.yaml", "--set", "name.x=1"], 2, ['--set name.x=1: cannot set "x" inside "small"; set the whole of it, as in name={x: ...}']),
     (["check", "spec.yaml", "--set", "solver.base_lr=[1"], 2, ['--set solver.base_lr=[1: this "[" is never closed; add "]"']),
-    (["check", "spec.yaml", "--set", "name=a\nb"], 2, ['--set "name=a\\nb": name: "a b" is not a valid name (letters, digits and _ - / only)']),
+    (["check", "spec.yaml", "--set", "name=a\nb"], 2, ["--set 'name=a\\nb': name: \"a b\" is not a valid name (letters, digits and _ - / only)"]),
     (["check", "spec.yaml", "--set", "netc=2", "--set", "data.batch_size=x"], 2, ['--set data.batch_size=x: batch_size: expected an integer, got "x"', "--set netc=2: netc: this netc reads version 1 of the language, not 2; write netc: 1"]),
     # output
     (["compile", "spec.yaml", "-o", "spec.yaml"], 2, ["spec.yaml exists and is not a compiled artifact; choose another folder with -o"]),

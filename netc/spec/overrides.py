@@ -12,7 +12,7 @@ def apply_override(tree: Tree, option: str) -> Tree:
 
     Everything set this way stands, for diagnostics, at the option.
     """
-    here = Position(f"--set {option if option.isprintable() else shown(option, quoted=True)}")
+    here = Position(f"--set {option if option.isprintable() else ascii(option)}")
     key, equals, text = option.partition("=")
     path = key.strip().split(".")
     if not equals:
