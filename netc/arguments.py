@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from netc import zoo
+from netc.emit import FORMAT
 from netc.errors import UsageError
 from netc.spec.load import Loaded, load
 from netc.spec.overrides import apply_override
@@ -27,15 +28,27 @@ def read_spec(spec: str, overrides: Sequence[str]) -> Loaded:
     return load(tree)
 
 
+def target_of(path: Path) -> str | None:
+    """Return the engine that an artifact was compiled for; None if there is no artifact."""
+    return str(_manifest(path).get("target")) if (path / "manifest.json").is_file() else None
+
+
 def _spec_of_artifact(path: Path) -> Tree:
-    manifest = path / "manifest.json"
-    try:
-        spec = json.loads(manifest.read_bytes())["spec"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{manifest} is not the manifest of an artifact; compile the spec again") from error
+    spec = _manifest(path).get("spec")
     if not isinstance(spec, dict):
-        raise UsageError(f"{manifest} has no spec; compile it again")
-    return parse_tree(json.dumps(spec), str(manifest))
+        raise UsageError(f"{path / 'manifest.json'} has no spec; compile it again")
+    return parse_tree(json.dumps(spec), str(path / "manifest.json"))
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads((path / "manifest.json").read_bytes())
+        if manifest["format"] != FORMAT:
+            raise ValueError(manifest["format"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        remedy = "compile the spec again"
+        raise UsageError(f"{path / 'manifest.json'} is not the manifest of an artifact; {remedy}") from error
+    return dict(manifest)
 
 
 def spec_overrides(given: Sequence[str] | None, batch_size: int | None = None, seed: int | None = None) -> list[str]:
@@ -63,3 +76,9 @@ def data_overrides(given: Sequence[str] | None) -> dict[str, Any]:
     data = tree.value["data"]
     assert isinstance(data, dict), "every option sets a key of it"
     return dict(data)
+
+
+def free_folder(parent: Path, name: str) -> Path:
+    """Return parent/name, or parent/name-2, -3, ... where the earlier ones exist."""
+    candidates = (parent / (name if n == 1 else f"{name}-{n}") for n in range(1, 10**6))
+    return next(path for path in candidates if not path.exists())

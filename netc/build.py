@@ -1,11 +1,11 @@
 """The compiler on one page: spec to artifact, one arrow a line."""
 
-from typing import Any
-
 import onnx_ir as ir
 
 from netc.emit import Artifact, Entry, Program
+from netc.errors import Diagnostic, SpecError
 from netc.graph.verify import verify
+from netc.layers.base import Phase
 from netc.layers.context import Context
 from netc.network import Network, lower
 from netc.rewrite.fold import fold_batch_normalization, split
@@ -27,14 +27,47 @@ def build(loaded: Loaded, target: Target = "cpu", dtype: ir.DataType = FLOAT) ->
     Raises:
         SpecError: with all mistakes of the spec.
     """
-    training = lower(loaded, "train", loaded.spec.data.batch_size, dtype=dtype)
-    testing = lower(loaded, "test", None, dtype=dtype)
+    training, testing = lower_phases(loaded, dtype)
     inference = lower(loaded, "test", None, objectives=False, dtype=dtype)
     state = training.net.state | testing.net.state
     train = train_program(loaded, training, target, dtype)
     state |= training.net.state
     programs = {"train": train, "eval": eval_program(loaded, testing), **inference_programs(loaded, inference)}
     return Artifact(loaded.spec, target, programs, list(state.values()), metric_entries(training), training)
+
+
+def lower_phases(loaded: Loaded, dtype: ir.DataType) -> tuple[Network, Network]:
+    """Lower for training and for evaluation.
+
+    Raises:
+        SpecError: with the mistakes of both phases, or a layer whose parameters differ between them.
+    """
+    networks: list[Network] = []
+    mistakes: list[Diagnostic] = []
+    phases: tuple[tuple[Phase, int | None], ...] = (("train", loaded.spec.data.batch_size), ("test", None))
+    for phase, batch_size in phases:
+        try:
+            networks.append(lower(loaded, phase, batch_size, dtype=dtype))
+        except SpecError as error:
+            known = {mistake.position for mistake in mistakes}  # the same mistake reads differently for one sample
+            mistakes += [mistake for mistake in error.diagnostics if mistake.position not in known]
+    if mistakes:
+        raise SpecError(mistakes)
+    training, testing = networks
+    if not any(tensor.role == "parameter" for tensor in training.net.state.values()):
+        message = "no layer has a parameter, so there is nothing to train; add one, such as an InnerProduct"
+        raise SpecError([loaded.at(("layers",), message, key=True)])
+    for name, tensor in testing.net.state.items():
+        other = training.net.state.get(name, tensor)
+        if other.shape != tensor.shape:
+            layer = name.rsplit(".", 1)[0]
+            place = next(placed.path for placed in testing.placed if placed.layer.name == layer)
+            message = (
+                f"{layer}: its {name.rsplit('.', 1)[1]} has the shape {list(tensor.shape)} in the test phase and "
+                f"{list(other.shape)} in the train phase; both phases must use the same parameters"
+            )
+            raise SpecError([loaded.at(place, message)])
+    return training, testing
 
 
 def train_program(loaded: Loaded, network: Network, target: Target, dtype: ir.DataType) -> Program:
@@ -89,17 +122,20 @@ def output_entries(network: Network) -> dict[str, Entry]:
     """Declare the network's outputs in its graph and say what they are."""
     for output in network.outputs:
         network.net.g.output(output.name, output.value)
-    return {output.name: {"role": "output", "activation": output.activation} for output in network.outputs}
+    return {
+        output.name: {"role": "output", "activation": output.activation, "label": output.label}
+        for output in network.outputs
+    }
 
 
 def batch_entries(loaded: Loaded) -> dict[str, Entry]:
     """Return what the manifest says of each batch input: which array of a data source feeds it."""
     entries: dict[str, Entry] = {}
-    fields: list[Any] = []
+    claimed = {"image", "label"} & loaded.spec.inputs.keys()
     for name, declared in loaded.spec.inputs.items():
         kind = "label" if declared.classes is not None else "image"
-        field = kind if kind not in fields else name
-        fields.append(field)
+        field = name if kind in claimed else kind
+        claimed.add(field)
         entries[name] = {"role": "batch", "field": field}
         if declared.classes is not None:
             entries[name]["classes"] = declared.classes

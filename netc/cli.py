@@ -4,6 +4,7 @@ Imports of both stay inside the commands, so that `netc --help` answers at once 
 """
 
 import json
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -174,24 +175,27 @@ def check(spec: SpecArgument, overrides: SetOption = None, as_json: JsonOption =
 def compile_(
     spec: SpecArgument,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder to write; default build/NAME.")] = None,
-    target: Annotated[Target, typer.Option(help="Engine to choose lowerings for.")] = Target.CPU,
+    target: Annotated[
+        Target | None, typer.Option(help="Engine to choose lowerings for; default cpu, or that of an ARTIFACT.")
+    ] = None,
     batch_size: BatchOption = None,
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compile a spec into ONNX programs.
 
-    Example: netc compile lenet_dsn.yaml -o build/lenet_dsn
+    Example: netc compile lenet_dsn -o build/lenet_dsn
     """
-    from netc.arguments import spec_overrides
+    from netc.arguments import spec_overrides, target_of
     from netc.emit import write
 
-    artifact = _compile(spec, spec_overrides(overrides, batch_size), target.value, need_data=False)
+    engine = target.value if target is not None else target_of(Path(spec)) or "cpu"
+    artifact = _compile(spec, spec_overrides(overrides, batch_size), engine, need_data=False)
     folder = out or Path("build") / artifact.spec.name
     write(artifact, folder)
     nodes = {name: program.graph.num_nodes() for name, program in artifact.programs.items()}
     if as_json:
-        _print_json({"out": folder, "name": artifact.spec.name, "target": target.value, "nodes": nodes})
+        _print_json({"out": folder, "name": artifact.spec.name, "target": engine, "nodes": nodes})
         return
     listed = ", ".join(f"{name}.onnx {count} nodes" for name, count in nodes.items())
     print(f"compiled {artifact.spec.name} to {folder}: {listed}")
@@ -240,7 +244,7 @@ def train(
 
     Example: netc train lenet_dsn --run runs/first --set solver.max_epochs=3
     """
-    from netc.arguments import spec_overrides
+    from netc.arguments import free_folder, spec_overrides, target_of
 
     options = spec_overrides(overrides, batch_size, seed)
     if spec is None and not resume:
@@ -262,8 +266,10 @@ def train(
     with tempfile.TemporaryDirectory(prefix="netc-") as scratch:
         artifact: Path | None = None
         if spec is not None:
-            artifact, name = _artifact_folder(spec, options, Path(scratch), device)
-            run = run or _free_folder(Path("runs"), name)
+            # A resumed run keeps the lowerings that it was started with: others round differently.
+            target = target_of(run / "artifact" if resume and run is not None else Path(spec)) or _target_for(device)
+            artifact, name = _artifact_folder(spec, options, Path(scratch), target)
+            run = run or free_folder(Path("runs"), name)
         assert run is not None, "checked above: without a spec there is --run"
         result = _driver(lambda: run_training(TrainOptions(run, artifact, host, resume, stop_after_epochs), reporter))
     if result.finished:
@@ -271,22 +277,25 @@ def train(
         _show_export(report, as_json)
 
 
-def _artifact_folder(spec: str, options: Sequence[str], scratch: Path, device: Device) -> tuple[Path, str]:
-    """Return a compiled folder for SPEC, which may be one already, and the network's name."""
+def _target_for(device: Device) -> str:
+    """Return the engine that a device means; auto is CUDA where a driver and a runtime for it are installed."""
+    from netc_runtime.session import import_onnxruntime
+
+    offered = "CUDAExecutionProvider" in import_onnxruntime().get_available_providers()
+    wanted = device is Device.CUDA or (device is Device.AUTO and offered and shutil.which("nvidia-smi") is not None)
+    return "cuda" if wanted else "cpu"
+
+
+def _artifact_folder(spec: str, options: Sequence[str], scratch: Path, target: str) -> tuple[Path, str]:
+    """Return a compiled folder for SPEC, which may be one already, and the name for its run."""
     from netc.emit import write
 
     given = Path(spec)
     if (given / "manifest.json").is_file() and not options:
         return given, given.resolve().name
-    artifact = _compile(spec, options, "cuda" if device is Device.CUDA else "cpu")
+    artifact = _compile(spec, options, target)
     write(artifact, scratch / "artifact")
     return scratch / "artifact", artifact.spec.name
-
-
-def _free_folder(parent: Path, name: str) -> Path:
-    """Return parent/name, or parent/name-2, -3, ... where the earlier ones exist."""
-    candidates = (parent / (name if n == 1 else f"{name}-{n}") for n in range(1, 10**6))
-    return next(path for path in candidates if not path.exists())
 
 
 def _warn(message: str) -> None:
@@ -368,7 +377,7 @@ def predict(
 ) -> None:
     """Classify images, arrays, or samples of the model's own data by index.
 
-    Example: netc predict runs/lenet_dsn/model.onnx digit.png test:0-4
+    Example: netc predict runs/lenet_dsn/model.onnx test:0-4
     """
     from netc.arguments import data_overrides
     from netc_runtime.predict import predict as run_predict

@@ -1,5 +1,6 @@
 """What everything declared in a spec has in common: frozen typed fields, and families told apart by `type`."""
 
+import re
 from typing import Annotated, Any, Generic, Self, TypeVar, get_args
 
 from pydantic import (
@@ -184,7 +185,9 @@ def sentence(error: Any) -> str:
         limit = context[bound]
         return f"{field}: must be {words} {f'{limit:g}' if isinstance(limit, float) else limit}, got {value}"
     if kind == "literal_error":
-        return f"{field}: expected {context['expected']}, got {value}"
+        allowed = re.findall(r"'([^']*)'", context["expected"])
+        near = did_you_mean(error["input"], allowed) if isinstance(error["input"], str) else ""
+        return f"{field}: expected {context['expected']}, got {value}{near if 'mean' in near else ''}"
     if kind == "string_pattern_mismatch":
         what = f"{field}: " if not is_key else ""
         return f"{what}{value} is not a valid name (letters, digits and _ - / only)"

@@ -3,8 +3,9 @@
 The format is described in docs/artifact.md, the only thing that compiler and driver share.
 """
 
+import contextlib
 import json
-import shutil
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from netc.network import Network
 from netc.spec.model import NetSpec
 
 Entry = dict[str, Any]
+FORMAT = "netc.artifact"
 
 
 @dataclass
@@ -57,7 +59,7 @@ class Artifact:
     def manifest(self) -> Entry:
         """Return the content of manifest.json."""
         return {
-            "format": "netc.artifact",
+            "format": FORMAT,
             "format_version": 1,
             "netc_version": __version__,
             "name": self.spec.name,
@@ -108,11 +110,6 @@ class Artifact:
             },
         )
         proto = ir.to_proto(model)
-        for emitted in proto.graph.node:
-            # Where the spec lay is the compiler's business: equal specs give equal files, wherever they are.
-            kept = [entry for entry in emitted.metadata_props if entry.key != "netc.spec"]
-            del emitted.metadata_props[:]
-            emitted.metadata_props.extend(kept)
         onnx.checker.check_model(proto, full_check=True)
         return proto
 
@@ -137,36 +134,47 @@ def interface(program: Program) -> Entry:
 
 
 def write(artifact: Artifact, folder: Path) -> None:
-    """Write an artifact; an older artifact at the same place is replaced once the new one is complete.
+    """Write an artifact; an older artifact at the same place is replaced, other files in its folder stay.
+
+    Everything is written beside first. The manifest, without which a folder is no artifact, goes first and comes last,
+    so that a folder never holds parts of two artifacts under one manifest.
 
     Raises:
         UsageError: the folder holds something else than an artifact.
         EnvironmentProblem: the folder cannot be written.
     """
-    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / "manifest.json").exists())):
-        raise UsageError(f"{folder} exists and is not a compiled artifact; choose another folder with -o")
-    models, state = artifact.models(), artifact.initial_state()
-    manifest = json.dumps(artifact.manifest(), indent=1) + "\n"
+    given, folder = folder, folder.resolve()
+    if folder.exists() and not _replaceable(folder):
+        raise UsageError(f"{given} exists and is not a compiled artifact; choose another folder with -o")
+    files = {f"{name}.onnx": model.SerializeToString(deterministic=True) for name, model in artifact.models().items()}
+    files["init.safetensors"] = save(artifact.initial_state())
+    files["manifest.json"] = (json.dumps(artifact.manifest(), indent=1) + "\n").encode()
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".netc-", dir=folder) as scratch:
+            for name, content in files.items():
+                with (Path(scratch) / name).open("wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+            (folder / "manifest.json").unlink(missing_ok=True)
+            for name in files:
+                (Path(scratch) / name).replace(folder / name)
     except OSError as error:
-        message = f"cannot write to {folder.parent}: {error.strerror}; choose another folder with -o"
+        with contextlib.suppress(OSError):  # only if it is empty: then it was made here
+            folder.rmdir()
+        message = f"cannot write {given}: {error.strerror}; choose another folder with -o"
         raise EnvironmentProblem(message) from error
-    old = scratch / "replaced"
+
+
+def _replaceable(folder: Path) -> bool:
+    """Whether a folder is empty, or holds an artifact that netc wrote."""
+    if not folder.is_dir():
+        return False
     try:
-        for name, model in models.items():
-            (scratch / f"{name}.onnx").write_bytes(model.SerializeToString(deterministic=True))
-        (scratch / "init.safetensors").write_bytes(save(state))
-        (scratch / "manifest.json").write_text(manifest, encoding="utf-8")
-        scratch.chmod(0o755)
-        if folder.exists():
-            folder.rename(old)
-        scratch.rename(folder)
-        shutil.rmtree(folder / "replaced", ignore_errors=True)
-    except OSError as error:
-        raise EnvironmentProblem(f"cannot write {folder}: {error.strerror}; it was left as it was") from error
-    finally:
-        if old.exists() and not folder.exists():
-            old.rename(folder)
-        shutil.rmtree(scratch, ignore_errors=True)
+        manifest = json.loads((folder / "manifest.json").read_bytes())
+    except FileNotFoundError:
+        return not any(folder.iterdir())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(manifest, dict) and manifest.get("format") == FORMAT

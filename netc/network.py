@@ -6,12 +6,14 @@ mistake gives one message.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePath
 
 import numpy as np
 import onnx_ir as ir
 
 from netc.errors import Diagnostic, SpecError
 from netc.graph import GraphBuilder, Origin, shape_of
+from netc.layers.activation import Softmax
 from netc.layers.base import MAX_ELEMENTS, LayerError, Loss, Mean, Metric, Phase, elements, sample
 from netc.layers.context import Context
 from netc.spec.load import UNKNOWN_INPUT, Loaded
@@ -32,11 +34,15 @@ class Term:
 
 @dataclass(frozen=True)
 class Output:
-    """A top of the main path that no layer continues from; `activation` is what a loss applies to it."""
+    """A top of the main path that no layer continues from.
+
+    `activation` is what a loss applies to it; `label` the label input whose classes it scores.
+    """
 
     name: str
     value: ir.Value
     activation: str | None
+    label: str | None
 
 
 @dataclass
@@ -112,6 +118,7 @@ class _Lowering:
         if self._objectives:
             self._total()
         self._collect_outputs()
+        self._warn()
         return self._network
 
     def _input(self, name: str, declared: Input) -> None:
@@ -163,7 +170,8 @@ class _Lowering:
         if len(known) < len(placed.bottoms) or self._confuses_labels(placed, known):
             return
         position = self._loaded.tree.position(placed.path)
-        place = f"{position.file}:{position.line}" if position.line else position.file
+        # Without the folder: the same file compiles to the same bytes wherever it lies.
+        place = f"{PurePath(position.file).name}:{position.line}" if position.line else position.file
         self._net.enter(layer, layer.name in self._wiring.before_rectifiers)
         try:
             with self._net.g.origin(Origin(layer.name, "forward", place)):
@@ -213,12 +221,14 @@ class _Lowering:
     def _term(self, placed: Placed, mean: Mean) -> None:
         layer, g = placed.layer, self._net.g
         if isinstance(layer, Metric):
-            self._network.terms.append(Term(layer.name, layer.kind, mean))
+            kind = f"side_{layer.kind}" if placed.sides else layer.kind
+            self._network.terms.append(Term(layer.name, kind, mean))
         elif isinstance(layer, Loss):
             with g.origin(Origin(layer.name, "weight")), g.arithmetic():
                 weight: ir.Value | float = layer.loss_weight
                 for side in placed.sides:
-                    weight = side.loss_weight.value(g, self._net.progress) * weight
+                    factor = side.loss_weight.value(g, self._net.progress)
+                    weight = 0.0 if 0.0 in (factor, weight) else factor * weight
             self._weights.append(weight)
             self._network.terms.append(Term(layer.name, "side_loss" if placed.sides else "loss", mean))
         else:
@@ -231,9 +241,13 @@ class _Lowering:
         with g.origin(Origin("total")), g.arithmetic():
             total: ir.Value | None = None
             for term, weight in zip(losses, self._weights, strict=True):
+                if isinstance(weight, float) and weight == 0.0:
+                    continue  # monitored only: neither a gradient, nor a NaN of it, may reach the total
                 part = term.mean.value if isinstance(weight, float) and weight == 1.0 else term.mean.value * weight
                 total = part if total is None else total + part
-        assert total is not None, "wiring lets no spec without a loss pass"
+        if total is None:
+            message = "every loss has the weight 0, so there is nothing to train; give one a loss_weight"
+            raise SpecError([self._loaded.at(("layers",), message, key=True)])
         first = next(iter(self._network.batch.values()))
         with g.origin(Origin("total")):
             self._network.terms.insert(0, Term("total", "total", Mean(total, self._net.batch_count(first))))
@@ -247,7 +261,33 @@ class _Lowering:
             if all(reader.is_objective for reader in readers):
                 losses = [r.layer for r in readers if isinstance(r.layer, Loss) and r.bottoms[0] == name]
                 activation = next((loss.activation for loss in losses), None)
-                self._network.outputs.append(Output(name, self._network.tops[name], activation))
+                value = self._network.tops[name]
+                self._network.outputs.append(Output(name, value, activation, self._label_of(placed)))
+
+    def _label_of(self, placed: Placed) -> str | None:
+        """Return the label input that a loss or metric compares this layer with, also through a softmax behind it."""
+        sources = [placed.layer.name, *(placed.bottoms if isinstance(placed.layer, Softmax) else ())]
+        for name in sources:
+            for reader in self._wiring.readers(str(name)):
+                if reader.layer.takes_labels and reader.bottoms[0] == name and not reader.sides:
+                    return reader.bottoms[-1]
+        return None
+
+    def _warn(self) -> None:
+        """Warn of what is allowed but hardly meant."""
+        for placed in self._wiring.placed:
+            layer, name = placed.layer, placed.layer.name
+            if isinstance(layer, Loss) and layer.activation == "logits":
+                below = next((p for p in self._wiring.placed if p.layer.name == placed.bottoms[0]), None)
+                if below is not None and isinstance(below.layer, Softmax):
+                    message = f'{name}: {layer.type} applies a softmax itself; give it "{below.bottoms[0]}"'
+                    self._network.warnings.append(self._loaded.at(placed.path, message))
+            unread = not placed.is_objective and not self._wiring.readers(name)
+            if unread and (placed.sides or len(self._network.outputs) > 1):
+                message = f"{name}: no layer reads its top, so it is " + (
+                    "of no use in this side" if placed.sides else "an output of the model that nothing trains"
+                )
+                self._network.warnings.append(self._loaded.at(placed.path, message))
 
     def _report(self, path: tuple[str | int, ...], message: str) -> None:
         self._diagnostics.append(self._loaded.at(path, message))

@@ -7,15 +7,15 @@ Non-goals: shapes and types; those are the layers' business.
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import get_args
 
 from netc.errors import Diagnostic, did_you_mean
+from netc.graph.builder import Part
 from netc.layers.base import Layer, Loss, Metric, Phase, Side
 from netc.spec.load import Loaded, Path, Unknown
 
 # Names of tensors that every step has beside the layers' own.
 RESERVED = {"step", "seed", "max_steps", "total", "lr"}
-# Nodes are named LAYER/PART/OPERATOR.
-_PARTS = {"forward", "grad", "update", "preprocess", "weight", "keys"}
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class _Wirer:
     def _check_name(self, layer: Layer, path: Path) -> None:
         if layer.name in RESERVED:
             self._report((*path, "name"), f'"{layer.name}" is a name that every step uses; rename this layer')
-        elif len(parts := layer.name.split("/")) > 2 and parts[-2] in _PARTS:
+        elif len(parts := layer.name.split("/")) > 2 and parts[-2] in get_args(Part):
             message = f'"{layer.name}" could be the name of a node of the graph; rename this layer'
             self._report((*path, "name"), message)
         elif layer.name in self._known:

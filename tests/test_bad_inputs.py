@@ -143,7 +143,7 @@ BAD_SPECS: list[tuple[str, list[tuple[str, str]], list[str]]] = [
     ("unknown schedule of a side", [(POOL, "{type: ReLU, side: {loss_weight: {policy: lin, start: 1}, layers: [{type: SoftmaxWithLoss}]}}")], ['11:47: unknown loss_weight schedule policy "lin"; did you mean "linear"?']),
     ("unknown field of a parameter", [("kernel_size: 3", "kernel_size: 3, param: [{lr_mul: 1}]")], ['10:77: param has no field "lr_mul"; did you mean "lr_mult"?']),
     ("unknown field of an input", [("{shape:", "{shpe:")], ['4:11: input has no field "shpe"; did you mean "shape"?']),
-    ("unknown phase", [("kernel_size: 3", "kernel_size: 3, include: {phase: tain}")], ["10:85: phase: expected 'train' or 'test', got \"tain\""]),
+    ("unknown phase", [("kernel_size: 3", "kernel_size: 3, include: {phase: tain}")], ["10:85: phase: expected 'train' or 'test', got \"tain\"; did you mean \"train\"?"]),
     # wrong types
     ("text for an integer", [("output: 4", "output: four")], ['10:49: num_output: expected an integer, got "four"']),
     ("quoted number", [("output: 4", "output: '4'")], ['10:49: num_output: expected an integer, got "4"']),
@@ -249,7 +249,7 @@ BAD_SPECS: list[tuple[str, list[tuple[str, str]], list[str]]] = [
     ("labels as scores", [("[ip, label]", "[label, ip]")], ['14:46: accuracy: "label" holds class labels, which Accuracy takes after the scores: [scores, labels]']),
     ("image as labels", [("[ip, label]", "[ip, image]")], ['14:46: accuracy: "image" holds 1x8x8 values a sample, but Accuracy takes class labels last; give "label"']),
     ("scores of a plane", [(LOSS, LOSS[:-1] + ", bottom: [conv, label]}")], ["13:49: loss: needs one score a class, got 4x6x6 a sample; put an InnerProduct before it"]),
-    ("vector into a convolution", [("[1, 8, 8]", "[8]")], ["10:5: conv: Convolution needs an input with spatial axes [N, C, H, W], got 8 a sample"]),
+    ("vector into a convolution", [("[1, 8, 8]", "[8]")], ["10:5: conv: Convolution needs channels and one to three spatial axes, got 8 a sample"]),
     ("no loss", [(f"  - {LOSS}\n", "")], ["9:1: the spec has no loss, so there is nothing to train; end the layers with one, such as {name: loss, type: SoftmaxWithLoss}"]),
     ("no loss in a phase", [(LOSS, LOSS[:-1] + ", include: {phase: train}}")], ["9:1: the spec has no loss in the test phase; remove the include of loss"]),
     ("side without a loss", [(POOL, "{type: ReLU, side: {layers: [{type: InnerProduct, num_output: 10}]}}")], ["11:18: the side of relu1 has no loss; end its layers with one, such as {type: SoftmaxWithLoss}"]),
@@ -345,8 +345,8 @@ BAD_COMMANDS: list[tuple[list[str], int, list[str]]] = [
     # output
     (["compile", "spec.yaml", "-o", "spec.yaml"], 2, ["spec.yaml exists and is not a compiled artifact; choose another folder with -o"]),
     (["compile", "spec.yaml", "-o", "."], 2, [". exists and is not a compiled artifact; choose another folder with -o"]),
-    (["compile", "spec.yaml", "-o", "spec.yaml/out"], 3, ["cannot write to spec.yaml: File exists; choose another folder with -o"]),
-    (["compile", "spec.yaml", "-o", "/proc/none/out"], 3, ["cannot write to /proc/none: No such file or directory; choose another folder with -o"]),
+    (["compile", "spec.yaml", "-o", "spec.yaml/out"], 3, ["cannot write spec.yaml/out: Not a directory; choose another folder with -o"]),
+    (["compile", "spec.yaml", "-o", "/proc/none/out"], 3, ["cannot write /proc/none/out: No such file or directory; choose another folder with -o"]),
     # training
     (["train"], 2, ["name the SPEC to train, or continue a run with --run DIR --resume"]),
     (["train", "--resume"], 2, ["--resume continues a run: name it with --run DIR"]),
@@ -403,7 +403,7 @@ def test_spec_inside_a_damaged_artifact(netc: Netc) -> None:
         result = netc("check", "artifact")
         message = "artifact/manifest.json is not the manifest of an artifact; compile the spec again"
         assert (result.code, result.errors) == (2, [f"error: {message}"])
-    (folder / "manifest.json").write_text('{"spec": 5}')
+    (folder / "manifest.json").write_text('{"format": "netc.artifact", "spec": 5}')
     result = netc("check", "artifact")
     assert (result.code, result.errors) == (2, ["error: artifact/manifest.json has no spec; compile it again"])
 
@@ -619,35 +619,36 @@ def test_disk_full_while_compiling(netc: Netc, monkeypatch: pytest.MonkeyPatch) 
     assert netc("compile", "spec.yaml", "-o", "out").code == 0
     before = {path: path.read_bytes() for path in Path("out").iterdir()}
 
-    def half(path: Path, content: bytes) -> int:
-        with path.open("wb") as file:
-            file.write(content[: len(content) // 2])
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(Path, "write_bytes", half)
+    monkeypatch.setattr(os, "fsync", full)
     for folder in ("out", "new"):
         result = netc("compile", "spec.yaml", "-o", folder, "--set", "layers.conv.num_output=5")
-        message = f"cannot write {folder}: No space left on device; it was left as it was"
+        message = f"cannot write {folder}: No space left on device; choose another folder with -o"
         assert (result.code, result.errors) == (3, [f"error: {message}"])
     assert {path: path.read_bytes() for path in Path("out").iterdir()} == before
     assert {path.name for path in Path().iterdir()} == {"spec.yaml", "out"}
 
 
 def test_artifact_that_cannot_be_replaced(netc: Netc, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What remains is no artifact, rather than parts of two under one manifest."""
     assert netc("compile", "spec.yaml", "-o", "out").code == 0
-    before = {path: path.read_bytes() for path in Path("out").iterdir()}
-    rename = Path.rename
+    replace = Path.replace
 
     def refuse(path: Path, target: Path) -> Path:
-        if target == Path("out") and path.name != "replaced":
+        if target.name == "infer.onnx":
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-        return rename(path, target)
+        return replace(path, target)
 
-    monkeypatch.setattr(Path, "rename", refuse)
+    monkeypatch.setattr(Path, "replace", refuse)
     result = netc("compile", "spec.yaml", "-o", "out", "--set", "layers.conv.num_output=5")
-    assert (result.code, result.errors) == (3, ["error: cannot write out: Permission denied; it was left as it was"])
-    assert {path: path.read_bytes() for path in Path("out").iterdir()} == before
-    assert {path.name for path in Path().iterdir()} == {"spec.yaml", "out"}
+    assert (result.code, result.errors) == (
+        3,
+        ["error: cannot write out: Permission denied; choose another folder with -o"],
+    )
+    assert "manifest.json" not in {path.name for path in Path("out").iterdir()}
+    assert not any(path.name.startswith(".netc-") for path in Path("out").iterdir())
 
 
 def fill_disk(monkeypatch: pytest.MonkeyPatch, folder: str, after: int = 0) -> None:

@@ -11,7 +11,7 @@ origin, the layer and the place in the spec that asked for it, and is named afte
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -28,12 +28,16 @@ _OPSET_IMPORTS = [onnx.helper.make_opsetid("", OPSET)]
 MAX_SHAPE_DATA = 64
 
 
+# What a node can be part of; nodes are named LAYER/PART/OPERATOR.
+Part = Literal["forward", "grad", "update", "preprocess", "weight", "keys", "copy"]
+
+
 @dataclass(frozen=True)
 class Origin:
     """Who asked for a node: the layer, the part of the step it belongs to, and `file:line` of the spec."""
 
     layer: str
-    part: str = "forward"
+    part: Part = "forward"
     place: str = ""
 
 

@@ -147,12 +147,12 @@ def spatial(x: ir.Value, layer: Layer) -> list[int]:
     """Return the spatial size of x [N, C, ...].
 
     Raises:
-        LayerError: x has no spatial axis.
+        LayerError: x has no spatial axis, or more than the three that runtimes compute with.
     """
     shape: list[Any] = list(x.shape or ())
-    if len(shape) < 3:
+    if not 3 <= len(shape) <= 5:
         raise LayerError(
-            f"{layer.type} needs an input with spatial axes [N, C, H, W], got {sample(x)} a sample", "bottom"
+            f"{layer.type} needs channels and one to three spatial axes, got {sample(x)} a sample", "bottom"
         )
     return shape[2:]
 

@@ -38,13 +38,17 @@ class Convolution(Layer):
         stride = one_per_axis(self.stride, axes, "stride", minimum=1)
         pad = one_per_axis(self.pad, axes, "pad", minimum=0)
         dilation = one_per_axis(self.dilation, axes, "dilation", minimum=1)
-        for n, k, p, d in zip(size, kernel, pad, dilation, strict=True):
+        for n, k, p, d, s in zip(size, kernel, pad, dilation, stride, strict=True):
             if d * (k - 1) + 1 > n + 2 * p:
                 reach = f"{k}" if d == 1 else f"{k} with dilation {d} (reach {d * (k - 1) + 1})"
                 raise LayerError(
                     f"kernel_size {reach} is larger than the input {sample(x[0])} with pad {p}; "
                     "use a smaller kernel, more padding or less pooling before it",
                     "kernel_size",
+                )
+            if (n + 2 * p - d * (k - 1) - 1) // s * s + d * (k - 1) + 1 <= p:
+                raise LayerError(
+                    f"with pad {p} and stride {s} no window meets the input {sample(x[0])}; lower pad", "pad"
                 )
         for count, what in ((channels, "the number of input channels"), (self.num_output, "num_output")):
             if count % self.group:

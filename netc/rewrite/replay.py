@@ -4,10 +4,12 @@ Every value of the new graph is typed by the builder again, so that no rewrite c
 """
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import onnx_ir as ir
 
 from netc.graph import GraphBuilder, Origin, Site, shape_of
+from netc.graph.builder import Part
 
 # Given the new graph, a node of the old one and its inputs in the new one, a rule returns what takes the place of the
 # node's outputs (fewer than the node has, if nobody reads the rest), or None to copy the node.
@@ -18,9 +20,8 @@ ReplayRule = Callable[[GraphBuilder, Site, Inputs], Sequence[ir.Value] | None]
 def origin_of(node: ir.Node) -> Origin:
     """Return the origin that a node carries."""
     metadata = node.metadata_props
-    return Origin(
-        metadata.get("netc.layer", "netc"), metadata.get("netc.part", "forward"), metadata.get("netc.spec", "")
-    )
+    part = cast(Part, metadata.get("netc.part", "forward"))
+    return Origin(metadata.get("netc.layer", "netc"), part, metadata.get("netc.spec", ""))
 
 
 def replay(graph: ir.Graph, rules: dict[str, ReplayRule], dtype: ir.DataType = ir.DataType.FLOAT) -> GraphBuilder:

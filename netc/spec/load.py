@@ -59,7 +59,7 @@ def load(tree: Tree) -> Loaded:
         SpecError: so much is wrong that nothing remains to be checked.
     """
     value = copy.deepcopy(tree.value)
-    _name_layers(value.get("layers"), used=_names(value.get("layers")))
+    _name_layers(value.get("layers"), used=_names(value.get("layers")) | _keys(value.get("inputs")))
     try:
         return Loaded(NetSpec.model_validate(value), tree)
     except ValidationError as error:
@@ -93,6 +93,10 @@ def _name_layers(layers: Any, used: set[str]) -> None:
         side = layer.get("side")
         if isinstance(side, dict):
             _name_layers(side.get("layers"), used)
+
+
+def _keys(inputs: Any) -> set[str]:
+    return set(inputs) if isinstance(inputs, dict) else set()
 
 
 def _names(layers: Any) -> set[str]:
