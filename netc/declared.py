@@ -13,6 +13,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from netc.caffe_words import instead
 from netc.errors import did_you_mean, near
 
 T = TypeVar("T", bound="Declared")
@@ -70,7 +71,9 @@ class Declared(BaseModel):
         if not unknown and not errors:
             return made
         for key in unknown:
-            message = f'{cls.called()} has no field "{key}"{did_you_mean(key, cls.model_fields)}'
+            hint = instead(key)
+            remedy = f"; {hint}" if hint else did_you_mean(key, cls.model_fields)
+            message = f'{cls.called()} has no field "{key}"{remedy}'
             errors.append(InitErrorDetails(type=mistake(message), loc=(key,), input=data[key]))
         raise ValidationError.from_exception_data(cls.__name__, errors)
 

@@ -8,9 +8,13 @@ from pathlib import Path
 
 import pytest
 
-SPECS = ["lenet_dsn", "lenet_bn_dropout"]  # a schedule over the whole run; dropout and running statistics
-# Enough steps for the schedule to move, few enough to stay quick.
-SETTINGS = ["--set", "solver.max_epochs=6", "--set", "data.batch_size=128", "--threads", "1"]
+# A schedule over the whole run and running statistics; dropout; the moments of Adam, on two threads.
+RUNS = {
+    "lenet_dsn": ["--set", "data.batch_size=128", "--threads", "1"],
+    "lenet_bn_dropout": ["--set", "data.batch_size=128", "--threads", "1"],
+    "mlp": ["--set", "data.batch_size=4", "--threads", "2"],
+}
+EPOCHS = ["--set", "solver.max_epochs=6"]
 
 
 def netc(*words: str) -> subprocess.CompletedProcess[str]:
@@ -22,11 +26,11 @@ def last_checkpoint(run: Path) -> bytes:
     return paths[-1].read_bytes()
 
 
-@pytest.fixture(scope="module", params=SPECS)
+@pytest.fixture(scope="module", params=RUNS)
 def uninterrupted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, bytes]:
     """The name of a spec, and the last checkpoint of six epochs in one go."""
     run = tmp_path_factory.mktemp("run") / request.param
-    result = netc("train", request.param, "--run", str(run), *SETTINGS)
+    result = netc("train", request.param, "--run", str(run), *EPOCHS, *RUNS[request.param])
     assert result.returncode == 0, result.stderr
     return request.param, last_checkpoint(run)
 
@@ -34,7 +38,7 @@ def uninterrupted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
 def test_three_epochs_and_three_more(uninterrupted: tuple[str, bytes], tmp_path: Path) -> None:
     name, expected = uninterrupted
     run = tmp_path / name
-    first = netc("train", name, "--run", str(run), "--stop-after-epochs", "3", *SETTINGS)
+    first = netc("train", name, "--run", str(run), "--stop-after-epochs", "3", *EPOCHS, *RUNS[name])
     assert first.returncode == 0, first.stderr
     assert last_checkpoint(run) != expected
     second = netc("train", "--run", str(run), "--resume")
@@ -45,13 +49,13 @@ def test_three_epochs_and_three_more(uninterrupted: tuple[str, bytes], tmp_path:
 def test_interrupted_in_the_middle_of_an_epoch(uninterrupted: tuple[str, bytes], tmp_path: Path) -> None:
     name, expected = uninterrupted
     run = tmp_path / name
-    command = [sys.executable, "-m", "netc.cli", "train", name, "--run", str(run), *SETTINGS]
+    command = [sys.executable, "-m", "netc.cli", "train", name, "--run", str(run), *EPOCHS, *RUNS[name]]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("epoch 2/"):
             break
-    time.sleep(0.05)  # into the third epoch; wherever it strikes, the result must be the same
+    time.sleep(0.05)  # into the third of six epochs; wherever it strikes, the result must be the same
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
