@@ -1,6 +1,7 @@
 """Settings of all tests."""
 
 import hypothesis
+import pytest
 import torch
 
 # Small tensors: one thread is faster than two on a shared machine, and sums keep their order.
@@ -8,3 +9,8 @@ torch.set_num_threads(1)
 # The same examples in every run: a failure must mean a change.
 hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("fixed")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that writes golden files."""
+    parser.addoption("--update-golden", action="store_true", help="write the graphs of tests/golden anew")

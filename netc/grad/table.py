@@ -210,8 +210,8 @@ VJP: Table = {
     "Sum": (lambda g, n, dy: dy,),
     "Where": (
         None,
-        lambda g, n, dy: g.Where(n.x[0], dy, 0.0 * dy),
-        lambda g, n, dy: g.Where(n.x[0], 0.0 * dy, dy),
+        lambda g, n, dy: g.Where(n.x[0], dy, g.constant(0.0, dy.dtype)),
+        lambda g, n, dy: g.Where(n.x[0], g.constant(0.0, dy.dtype), dy),
     ),
     # linear algebra
     "Conv": (conv_dx, conv_dw, conv_db),
