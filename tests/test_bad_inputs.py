@@ -588,8 +588,9 @@ def test_diverged(netc: Netc) -> None:
     assert (result.code, result.errors) == (
         4,
         [
-            "error: training diverged at step 2: total is nan, loss is nan; no checkpoint was written yet; start a new "
-            "run with a lower solver.base_lr (now 1e+30)"
+            "error: training diverged at step 2: the first non-finite values are in the forward pass of ip "
+            "(ip/forward/Gemm); total is nan, loss is nan; no checkpoint was written yet; start a new run with a lower "
+            "solver.base_lr (now 1e+30)"
         ],
     )
     assert not list(Path("run/checkpoints").iterdir())

@@ -331,7 +331,7 @@ def test_eval_json(netc: Netc, trained: Path) -> None:
     assert run["metrics"].keys() == {"total", "loss", "accuracy"}
     assert (run["samples"], run["step"]) == (360, 14)
     model = json.loads(netc("eval", str(trained / "model.onnx"), "--json"))
-    assert model["metrics"] == {"accuracy": pytest.approx(run["metrics"]["accuracy"])}
+    assert model["metrics"] == {"top-1 accuracy": pytest.approx(run["metrics"]["accuracy"])}
 
 
 def test_export(netc: Netc, trained: Path) -> None:
@@ -380,6 +380,6 @@ def test_predict_arrays_and_images(netc: Netc, trained: Path) -> None:
 
 
 def test_predictions_agree_with_the_accuracy(netc: Netc, trained: Path) -> None:
-    accuracy = json.loads(netc("eval", str(trained / "model.onnx"), "--json"))["metrics"]["accuracy"]
+    accuracy = json.loads(netc("eval", str(trained / "model.onnx"), "--json"))["metrics"]["top-1 accuracy"]
     predictions = json.loads(netc("predict", str(trained), "test:0-359", "--json"))
     assert np.mean([p["index"] == p["truth"] for p in predictions]) == pytest.approx(accuracy)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from netc_runtime.arrays import SAFETENSORS_DTYPES, Array
+from netc_runtime.arrays import SAFETENSORS_DTYPES, Array, shape_text
 from netc_runtime.errors import DamagedFileError, DriverError, ExitCode
 from netc_runtime.files import read_bounded
 from netc_runtime.jsonfields import MalformedError, field, objects, optional, parse_object
@@ -15,6 +15,7 @@ FORMAT = "netc.artifact"
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 INITIAL_STATE = "init.safetensors"
+GRAPHS = ("train", "eval", "fold", "infer")
 _MANIFEST_LIMIT = 64 << 20
 
 
@@ -24,7 +25,8 @@ class TensorSpec:
 
     `shape` holds integers, or the string "N" for a batch axis of any size. `feeds` is the name of the state or
     input that takes an output's value, `field` the array of a data source, `weight` the output with the weight
-    of a mean, `activation` what a loss would still apply ("logits") or None.
+    of a mean, `activation` what a loss would still apply ("logits") or None, `label` the label input whose classes
+    an output scores or None.
     """
 
     name: str
@@ -36,6 +38,7 @@ class TensorSpec:
     classes: int | None = None
     weight: str | None = None
     activation: str | None = None
+    label: str | None = None
 
     @classmethod
     def parse(cls, entry: Mapping[str, Any]) -> "TensorSpec":
@@ -57,6 +60,7 @@ class TensorSpec:
             classes=optional(entry, "classes", int),
             weight=optional(entry, "weight", str),
             activation=optional(entry, "activation", str),
+            label=optional(entry, "label", str),
         )
 
     @property
@@ -102,7 +106,7 @@ class Interface:
 
 @dataclass(frozen=True)
 class Metric:
-    """A number that a step reports; `kind` is total, loss, side_loss, accuracy or rate."""
+    """A number that a step reports; `kind` is total, loss, side_loss, accuracy, side_accuracy or rate."""
 
     name: str
     kind: str
@@ -153,7 +157,11 @@ class Artifact:
         if version != FORMAT_VERSION:
             raise MalformedError(f"its format_version is {version}, this driver reads {FORMAT_VERSION}")
         graphs, files = {}, {}
-        for key, entry in field(manifest, "graphs", dict).items():
+        entries = field(manifest, "graphs", dict)
+        for key in GRAPHS:
+            if key not in entries:
+                raise MalformedError(f'the graph "{key}" is missing')
+        for key, entry in entries.items():
             if not isinstance(entry, dict):
                 raise MalformedError(f'the graph "{key}" should be a JSON object')
             graphs[key] = Interface.parse(entry)
@@ -175,8 +183,19 @@ class Artifact:
             graphs=graphs,
             files=files,
         )
+        artifact._check_batch()
         artifact._check_references()
         return artifact
+
+    def _check_batch(self) -> None:
+        if self.batch_size < 1:
+            raise MalformedError(f'"batch_size" should be at least 1, not {self.batch_size}')
+        for spec in self.graphs["train"].inputs_of("batch"):
+            if spec.shape[:1] != (self.batch_size,):
+                raise MalformedError(
+                    f'train takes "{spec.name}" with the shape {shape_text(spec.shape)}, which is no batch of '
+                    f"{self.batch_size} samples"
+                )
 
     def _check_references(self) -> None:
         state = {spec.name for spec in self.state}
@@ -199,7 +218,7 @@ class Artifact:
             for spec in self.state:
                 if spec.role in ("seed", "max_steps") and key == "train" and spec.name in graph.fed:
                     raise MalformedError(f'train changes the state "{spec.name}", which the host alone sets')
-            if key == "fold" and "infer" in self.graphs:
+            if key == "fold":
                 wanted = {spec.name for spec in self.graphs["infer"].inputs_of("parameter")}
                 missing = sorted(wanted - graph.fed)
                 if missing:
@@ -208,18 +227,11 @@ class Artifact:
                 raise MalformedError(f"{key} has two inputs or two outputs of one name")
 
     def graph(self, key: str) -> Interface:
-        """Return the interface of a program; raises DriverError (2) where the spec gives none."""
-        if key not in self.graphs:
-            raise DriverError(
-                f'the artifact {self.folder} of "{self.name}" has no {key}.onnx, because its spec declares no loss; '
-                f"add a loss layer and compile it again",
-                ExitCode.USAGE,
-            )
+        """Return the interface of a program: train, eval, fold or infer."""
         return self.graphs[key]
 
     def file(self, key: str) -> Path:
         """Return the path of a program's ONNX file."""
-        self.graph(key)
         return self.folder / self.files[key]
 
     def initial_state(self) -> dict[str, Array]:

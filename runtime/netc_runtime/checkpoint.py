@@ -5,7 +5,7 @@ Files of equal content are equal byte for byte: no times, no unordered metadata.
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,15 @@ from netc_runtime.artifact import Artifact
 from netc_runtime.errors import DamagedFileError
 from netc_runtime.files import write_atomically
 from netc_runtime.jsonfields import MalformedError, canonical, field, optional, parse_object
+from netc_runtime.session import MOST_THREADS
 from netc_runtime.specs import require_same_spec
 from netc_runtime.tensorfile import TensorFile
 
 _METADATA_KEY = "netc"  # one key, because safetensors writes several in an order that changes from run to run
 _FORMAT = "netc.checkpoint"
-_FORMAT_VERSION = 1
+_FORMAT_VERSION = 2
+_MOST_STEPS = 1 << 53  # beyond which a JSON number is not exact everywhere
+_SAME = 1e-6  # evaluations that differ by less than this share are equal: float32 rounds no better
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,15 @@ class Best:
     @classmethod
     def parse(cls, entry: Mapping[str, Any]) -> "Best":
         """Read what a checkpoint's metadata says; raises MalformedError."""
-        return cls(field(entry, "metric", str), field(entry, "value", float), field(entry, "step", int))
+        value = field(entry, "value", float)
+        if not math.isfinite(value):
+            raise MalformedError(f'"best" has the value {value}')
+        return cls(field(entry, "metric", str), value, _integer(entry, "step", _MOST_STEPS))
+
+    def beaten_by(self, value: float, larger_is_better: bool) -> bool:
+        """Whether `value` is better by more than rounding; a tie is no improvement."""
+        gain = value - self.value if larger_is_better else self.value - value
+        return gain > _SAME * abs(self.value)
 
 
 @dataclass(frozen=True)
@@ -62,6 +73,15 @@ class Position:
         """Return the position of a run without any step."""
         return cls(step=0, epoch=0, cursor=0, evaluated=False, sums={}, rates={}, best=None)
 
+    def require_epochs_of(self, steps: int, path: Path) -> None:
+        """Raise DamagedFileError unless epochs of so many steps lead to this position, which `path` recorded."""
+        if self.cursor > steps or self.step != self.epoch * steps + self.cursor:
+            raise DamagedFileError(
+                f"{path} says that {self.epoch} epochs and {self.cursor} steps are {self.step} steps, but an epoch has "
+                f"{steps}; the training data has changed its size, or the file is damaged: restore it, or start a "
+                f"new run"
+            )
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -79,7 +99,23 @@ class Checkpoint:
 
     def save(self, path: Path) -> None:
         """Write the file atomically; raises DriverError (3 for a full disk or a refused permission)."""
-        write_atomically(path, to_safetensors(dict(self.state), {_METADATA_KEY: canonical(self._metadata())}))
+        metadata = self._metadata()
+        metadata["digest"] = _digest(metadata, self.state)
+        write_atomically(path, to_safetensors(dict(self.state), {_METADATA_KEY: canonical(metadata)}))
+
+    def changes(self, device: str, onnxruntime_version: str, netc_version: str) -> Iterator[str]:
+        """Yield a sentence for each part of where this run continues that may give it other bits."""
+        for what, then, now in (
+            ("on", self.device, device),
+            ("with ONNX Runtime", self.onnxruntime_version, onnxruntime_version),
+            ("compiled by netc", self.netc_version, netc_version),
+        ):
+            if then != now:
+                again = what.split()[0] if what == "on" else what
+                yield (
+                    f"the run was {what} {then} and continues {again} {now}: its bits may differ from those of a run "
+                    f"that never stopped"
+                )
 
     def _metadata(self) -> dict[str, Any]:
         position, best = self.position, self.position.best
@@ -100,7 +136,6 @@ class Checkpoint:
             "spec_hash": self.spec_hash,
             "netc_version": self.netc_version,
             "onnxruntime_version": self.onnxruntime_version,
-            "digest": _digest(self.state),
         }
 
     @classmethod
@@ -114,33 +149,43 @@ class Checkpoint:
                 metadata = parse_object(file.metadata.get(_METADATA_KEY, ""))
                 if metadata.get("format") != _FORMAT or metadata.get("format_version") != _FORMAT_VERSION:
                     raise MalformedError(f"its format should be {_FORMAT} {_FORMAT_VERSION}")
-                checkpoint = cls._parse(metadata)
                 digest = field(metadata, "digest", str)
+                checkpoint = cls._parse(metadata)
             except MalformedError as error:
                 raise DamagedFileError(f"{path} is not a checkpoint of netc: {error}") from error
             if checkpoint.spec_hash != artifact.spec_hash:
                 require_same_spec(f"the checkpoint {path}", checkpoint.spec, artifact.spec)
             state = file.read(artifact.state)
-        if _digest(state) != digest:
-            raise DamagedFileError(f"{path} is damaged: its tensors do not have the digest that was recorded")
+        if _digest(metadata, state) != digest:
+            raise DamagedFileError(f"{path} is damaged: its content does not have the digest that was recorded")
+        for spec in artifact.state:
+            if spec.role == "step" and (state[spec.name] != checkpoint.position.step).any():
+                raise DamagedFileError(
+                    f'{path} is damaged: it says step {checkpoint.position.step}, but "{spec.name}" is '
+                    f"{state[spec.name].tolist()}"
+                )
         return cls(**{**vars(checkpoint), "state": state})
 
     @classmethod
     def _parse(cls, metadata: Mapping[str, Any]) -> "Checkpoint":
-        best = optional(metadata, "best", dict)
+        entry = optional(metadata, "best", dict)
+        best = None if entry is None else Best.parse(entry)
+        step = _integer(metadata, "step", _MOST_STEPS)
+        if best is not None and best.step > step:
+            raise MalformedError(f'"best" is of step {best.step}, after step {step}')
         return cls(
             state={},
             position=Position(
-                step=field(metadata, "step", int),
-                epoch=field(metadata, "epoch", int),
-                cursor=field(metadata, "cursor", int),
-                evaluated=bool(field(metadata, "evaluated", int)),
+                step=step,
+                epoch=_integer(metadata, "epoch", step),
+                cursor=_integer(metadata, "cursor", step),
+                evaluated=bool(_integer(metadata, "evaluated", 1)),
                 sums=_numbers(field(metadata, "sums", dict)),
                 rates=_numbers(field(metadata, "rates", dict)),
-                best=None if best is None else Best.parse(best),
+                best=best,
             ),
-            seed=field(metadata, "seed", int),
-            threads=field(metadata, "threads", int),
+            seed=_integer(metadata, "seed", (1 << 64) - 1),
+            threads=_integer(metadata, "threads", MOST_THREADS, least=1),
             device=field(metadata, "device", str),
             spec=field(metadata, "spec", dict),
             spec_hash=field(metadata, "spec_hash", str),
@@ -186,13 +231,21 @@ def newest(folder: Path, artifact: Artifact, warn: Callable[[str], None]) -> New
     return None
 
 
+def _integer(entry: Mapping[str, Any], key: str, most: int, least: int = 0) -> int:
+    value = field(entry, key, int)
+    if not least <= value <= most:
+        raise MalformedError(f'"{key}" should be from {least} to {most}, not {value}')
+    return value
+
+
 def _numbers(entry: Mapping[str, Any]) -> dict[str, float]:
     # What was not finite stands as null, and no sum with it becomes finite again.
     return {name: math.nan if entry[name] is None else field(entry, name, float) for name in entry}
 
 
-def _digest(state: Mapping[str, Array]) -> str:
-    digest = hashlib.sha256()
+def _digest(metadata: Mapping[str, Any], state: Mapping[str, Array]) -> str:
+    """Return the digest of all that a checkpoint holds but the digest itself."""
+    digest = hashlib.sha256(canonical({key: metadata[key] for key in metadata if key != "digest"}).encode())
     for name in sorted(state):
         array = state[name]
         digest.update(f"{name} {array.dtype} {array.shape} ".encode())

@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Iterable
 from enum import IntEnum
+from pathlib import Path
 
 
 class ExitCode(IntEnum):
@@ -26,6 +27,15 @@ class DriverError(Exception):
 
 class DamagedFileError(DriverError):
     """A file whose content is not what its writer wrote (truncated, overwritten, or of another kind)."""
+
+
+class NotExportedError(DamagedFileError):
+    """An ONNX file without the metadata that `netc export` writes."""
+
+    def __init__(self, path: Path, key: str) -> None:
+        super().__init__(
+            f"{path} is not a model exported by netc: its metadata has no usable {key}; write one with: netc export RUN"
+        )
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -13,11 +13,9 @@ from netc_runtime.data import open_source
 from netc_runtime.data.base import Source, Split
 from netc_runtime.data.batches import check_fit, evaluation_batches, sample_count
 from netc_runtime.errors import DriverError, ExitCode
-from netc_runtime.model import Model
+from netc_runtime.model import Model, labels_of
 from netc_runtime.run import RunFolder
 from netc_runtime.session import Host, Program
-
-_BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -31,6 +29,28 @@ class EvaluationReport:
     checkpoint: Path | None = None
 
 
+class Means:
+    """Exact means of metrics over batches: sum(mean * weight) / sum(weight)."""
+
+    def __init__(self, metrics: Sequence[TensorSpec]) -> None:
+        self._weights = {spec.name: str(spec.weight) for spec in metrics}
+        self._sums = dict.fromkeys(self._weights, (0.0, 0.0))
+        self.outputs = tuple(dict.fromkeys((*self._weights, *self._weights.values())))
+        """The names of the outputs that `add` wants."""
+
+    def add(self, results: Mapping[str, Array]) -> None:
+        """Count one batch."""
+        for name, (total, weight) in self._sums.items():
+            share = float(results[self._weights[name]])
+            if share != 0:  # a mean of nothing is 0/0
+                self._sums[name] = (total + float(results[name]) * share, weight + share)
+
+    @property
+    def values(self) -> dict[str, float]:
+        """The means; NaN for a metric without any weight."""
+        return {name: total / weight if weight else float("nan") for name, (total, weight) in self._sums.items()}
+
+
 class Evaluator:
     """`eval.onnx`, loaded once and run with one state after another."""
 
@@ -38,9 +58,9 @@ class Evaluator:
         graph = artifact.graph("eval")
         self._program = Program(artifact.file("eval"), host, graph)
         self._inputs = graph.inputs_of("batch")
-        self._metrics = graph.outputs_of("metric")
+        self.metrics_declared = graph.outputs_of("metric")
         self.device = self._program.device
-        self.metric_names = tuple(spec.name for spec in self._metrics)
+        self.metric_names = tuple(spec.name for spec in self.metrics_declared)
         self.output_names = tuple(spec.name for spec in graph.outputs_of("output"))
 
     @property
@@ -51,19 +71,11 @@ class Evaluator:
     def metrics(
         self, state: Mapping[str, Array], split: Split, before_batch: Callable[[], None] = lambda: None
     ) -> dict[str, float]:
-        """Return the exact mean of every metric over a split: sum(mean * weight) / sum(weight) over its batches.
-
-        A metric without any weight is NaN. What `before_batch` raises ends the evaluation.
-        """
-        weights = {spec.name: str(spec.weight) for spec in self._metrics}
-        wanted = tuple(dict.fromkeys((*weights, *weights.values())))
-        sums = dict.fromkeys(weights, (0.0, 0.0))
-        for results in self.run(state, split, wanted, before_batch):
-            for name, (total, weight) in sums.items():
-                share = float(results[weights[name]])
-                if share != 0:  # a mean of nothing is 0/0
-                    sums[name] = (total + float(results[name]) * share, weight + share)
-        return {name: total / weight if weight else float("nan") for name, (total, weight) in sums.items()}
+        """Return the exact mean of every metric over a split; what `before_batch` raises ends the evaluation."""
+        means = Means(self.metrics_declared)
+        for results in self.run(state, split, means.outputs, before_batch):
+            means.add(results)
+        return means.values
 
     def run(
         self,
@@ -74,13 +86,16 @@ class Evaluator:
     ) -> Iterator[dict[str, Array]]:
         """Yield the named outputs for one batch of the split after another, in order."""
         self._program.fix(state)
-        for batch in evaluation_batches(split, self._inputs, _BATCH):
+        for batch in evaluation_batches(split, self._inputs):
             before_batch()
             yield self._program(batch, outputs)
 
 
 class Accuracy:
-    """The fraction of samples whose largest score is that of their label, counted over batches."""
+    """The fraction of samples whose label has the highest score, counted over batches.
+
+    As the compiled Accuracy counts it: an equal score of another class, or a NaN, counts against the sample.
+    """
 
     def __init__(self) -> None:
         self._right = 0
@@ -88,7 +103,11 @@ class Accuracy:
 
     def add(self, scores: Array, labels: Array) -> None:
         """Count one batch: scores [n, classes] and labels [n]."""
-        self._right += int(np.count_nonzero(scores.argmax(axis=1) == labels))
+        classes = scores.shape[1]
+        known = (labels >= 0) & (labels < classes)  # the data may have labels that the model has no class for
+        own = scores[np.arange(len(labels)), np.where(known, labels, 0).astype(np.intp)]
+        below = (scores < own[:, np.newaxis]).sum(axis=1)
+        self._right += int(np.count_nonzero(known & (below >= classes - 1)))
         self._count += len(labels)
 
     @property
@@ -128,22 +147,24 @@ def evaluate_run(
 def evaluate_model(
     model: Path, host: Host | None = None, data_overrides: Mapping[str, Any] | None = None
 ) -> EvaluationReport:
-    """Measure the accuracy of an exported model on the test split of the data that it was trained on.
+    """Measure the top-1 accuracy of an exported model on the test split of the data that it was trained on.
 
-    Raises DriverError (2) if its data has no labels or it does not give one score for each class.
+    A spec may define its accuracy otherwise, but the model no longer knows how. Raises DriverError (2) if its data has
+    no labels or it does not give one score for each class.
     """
     loaded = Model(model, host or Host())
     source = open_source({**loaded.data, **(data_overrides or {})})
     check_fit(source, loaded.inputs)
-    if "label" not in source.test:
-        raise DriverError(f"{model} cannot be evaluated alone: its data has no labels", ExitCode.USAGE)
     scores = loaded.class_scores
+    labels = labels_of(source.test, scores)
+    if labels is None:
+        raise DriverError(f"{model} cannot be evaluated alone: its data has no labels", ExitCode.USAGE)
     accuracy, start = Accuracy(), 0
-    for batch in evaluation_batches(source.test, loaded.inputs, _BATCH):
+    for batch in evaluation_batches(source.test, loaded.inputs):
         result = loaded.program(batch, (scores.name,))[scores.name]
-        accuracy.add(result, source.test["label"][start : start + len(result)])
+        accuracy.add(result, labels[start : start + len(result)])
         start += len(result)
-    return EvaluationReport({"accuracy": accuracy.value}, start, loaded.program.device)
+    return EvaluationReport({"top-1 accuracy": accuracy.value}, start, loaded.program.device)
 
 
 def data_section(spec: Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:

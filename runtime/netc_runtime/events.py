@@ -59,10 +59,11 @@ class TrainResult:
     """How a session ended.
 
     `finished` is true if the planned number of steps is reached. `test` is the last evaluation (empty if this
-    session made none), `best_step` the step of the best checkpoint.
+    session had nothing left to do), `best_step` the step of the best checkpoint, `resume_command` continues the run.
     """
 
     run: Path
+    resume_command: str
     step: int
     epochs: int
     finished: bool

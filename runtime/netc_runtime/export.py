@@ -11,21 +11,20 @@ import onnx
 from netc_runtime.arrays import Array
 from netc_runtime.artifact import Artifact
 from netc_runtime.checkpoint import Checkpoint
-from netc_runtime.data import open_source
+from netc_runtime.data import open_source, source_class
 from netc_runtime.data.base import Split
 from netc_runtime.data.batches import check_fit, evaluation_batches, sample_count
-from netc_runtime.errors import DamagedFileError, DriverError
-from netc_runtime.evaluate import Accuracy, Evaluator, data_section
-from netc_runtime.files import read_bounded, write_atomically
+from netc_runtime.errors import DamagedFileError, DriverError, ExitCode
+from netc_runtime.evaluate import Evaluator, Means, data_section
+from netc_runtime.files import read_bounded, storage_errors, write_atomically
 from netc_runtime.jsonfields import MalformedError, canonical, objects, parse_object
-from netc_runtime.model import DATA_KEY, INTERFACE_KEY, Model, classifies
+from netc_runtime.model import CLASSES_KEY, DATA_KEY, INTERFACE_KEY, RANGE_KEY, Model, class_names
 from netc_runtime.run import RunFolder
 from netc_runtime.session import Host, Program
 
 # A folded batch norm rounds differently; beyond this share of the largest output it computes something else.
 _TOLERANCE = 1e-3
 _PROTOBUF_LIMIT = (2 << 30) - (1 << 20)
-_BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class Agreement:
     """How an exported model compares with eval.onnx over the test split.
 
     `difference` is the largest absolute difference of an output, `largest` the largest absolute output. `accuracy`
-    is the model's, None where it does not classify labelled data.
+    is the spec's first accuracy as eval.onnx defines it, None where the spec has none.
     """
 
     samples: int
@@ -73,14 +72,20 @@ def export_run(
     artifact = folder.load_artifact()
     path, found = folder.find(checkpoint, artifact, warn)
     target = out or folder.model
+    if target.is_dir():
+        raise DriverError(
+            f"{target} is a folder; name the file to write, such as {target / 'model.onnx'}", ExitCode.USAGE
+        )
     parameters = fold(artifact, found.state, host)
     content = bake(artifact, parameters, found, host)
     agreement = None
-    if verify and "eval" in artifact.graphs:
+    if verify:
         model = Model(target, host, content)
         source = open_source(data_section(artifact.spec, data_overrides))
         check_fit(source, artifact.graph("eval").inputs_of("batch"))
         agreement = _compare(artifact, found.state, model, source.test, host)
+    with storage_errors("create", target.parent):
+        target.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(target, content)
     count = sum(array.size for array in parameters.values())
     return ExportReport(target, path, found.position.step, count, len(content), agreement)
@@ -116,7 +121,11 @@ def bake(artifact: Artifact, parameters: Mapping[str, Array], checkpoint: Checkp
         raise DamagedFileError(f"{artifact.file('infer')} has no usable {INTERFACE_KEY}: {error}") from error
     # The file has one description of itself: what is now inside is no input any more.
     properties[INTERFACE_KEY] = canonical({**interface, "inputs": inputs_left})
-    properties[DATA_KEY] = canonical(artifact.spec.get("data") or {})
+    data = data_section(artifact.spec)
+    source, outputs = source_class(data), graph.outputs_of("output")
+    properties[DATA_KEY] = canonical(data)
+    properties[RANGE_KEY] = canonical(source.value_range)
+    properties[CLASSES_KEY] = canonical(class_names(source.class_names(data["source"]), outputs))
     onnx.helper.set_model_props(model, properties)
     model.doc_string = (
         f"{artifact.name} at step {checkpoint.position.step}, exported by netc {artifact.netc_version}. Inputs take "
@@ -132,28 +141,23 @@ def bake(artifact: Artifact, parameters: Mapping[str, Array], checkpoint: Checkp
 
 def _compare(artifact: Artifact, state: Mapping[str, Array], model: Model, split: Split, host: Host) -> Agreement:
     evaluator = Evaluator(artifact, host)
-    common = [spec for spec in model.outputs if spec.name in evaluator.output_names]
-    names = [spec.name for spec in common]
+    names = [spec.name for spec in model.outputs if spec.name in evaluator.output_names]
     if not names:
         raise DamagedFileError(f"{artifact.folder}: eval.onnx and infer.onnx have no output in common")
-    labels = split.get("label")
-    scores = next((spec.name for spec in common if classifies(spec)), None) if labels is not None else None
-    accuracy = Accuracy()
+    accuracies = artifact.metrics_of("accuracy")[:1]
+    means = Means([spec for spec in evaluator.metrics_declared if spec.name in accuracies])
     difference = largest = 0.0
-    start = 0
-    references = evaluator.run(state, split, names)
-    for batch, reference in zip(evaluation_batches(split, model.inputs, _BATCH), references, strict=True):
+    references = evaluator.run(state, split, (*names, *means.outputs))
+    for batch, reference in zip(evaluation_batches(split, model.inputs), references, strict=True):
         results = model.program(batch, names)
         for name in names:
             # np.maximum, unlike max, lets a NaN through.
             difference = float(np.maximum(difference, np.abs(results[name] - reference[name]).max()))
             largest = float(np.maximum(largest, np.abs(reference[name]).max()))
-        if scores is not None and labels is not None:
-            accuracy.add(results[scores], labels[start : start + len(results[scores])])
-            start += len(results[scores])
+        means.add(reference)
     if not difference <= _TOLERANCE * max(largest, 1.0):
         raise DriverError(
             f"the exported model disagrees with eval.onnx: an output differs by {difference:.3g}, outputs reach "
             f"{largest:.3g}; {model.path} was not written"
         )
-    return Agreement(sample_count(split), difference, largest, None if scores is None else accuracy.value)
+    return Agreement(sample_count(split), difference, largest, next(iter(means.values.values()), None))

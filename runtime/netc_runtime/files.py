@@ -14,12 +14,19 @@ _ENVIRONMENT = {
     errno.EACCES: "permission denied; change the permissions or choose another place",
     errno.EPERM: "permission denied; change the permissions or choose another place",
     errno.EROFS: "the file system is read-only; choose another place",
+    errno.ENOENT: "no such file or folder; check the path or choose another place",
+}
+_USAGE = {
+    errno.ENOTDIR: "a part of this path is a file, not a folder; choose another place",
+    errno.EEXIST: "a part of this path is a file, not a folder; choose another place",
+    errno.EISDIR: "it is a folder; name a file",
+    errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
 }
 
 
 @contextmanager
 def storage_errors(action: str, path: Path) -> Iterator[None]:
-    """Turn an `OSError` into a `DriverError`: exit 3 for the environment's fault, 1 for any other.
+    """Turn an `OSError` into a `DriverError`: exit 3 for the environment's fault, 2 for a wrong path, else 1.
 
     `action` completes "cannot ... PATH": "write", "read".
     """
@@ -29,7 +36,8 @@ def storage_errors(action: str, path: Path) -> Iterator[None]:
         # Python knows the number of every OSError raised by the system, but one raised by hand may have none.
         number = error.errno or 0
         code = ExitCode.ENVIRONMENT if number in _ENVIRONMENT else ExitCode.FAILED
-        reason = _ENVIRONMENT.get(number, error.strerror or str(error))
+        code = ExitCode.USAGE if number in _USAGE else code
+        reason = (_ENVIRONMENT | _USAGE).get(number) or error.strerror or str(error)
         raise DriverError(f"cannot {action} {path}: {reason}", code) from error
 
 
@@ -59,7 +67,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        sync_folder(path.parent)
+        sync(path.parent)
 
 
 def temporary_name(path: Path) -> Path:
@@ -74,9 +82,9 @@ def remove_stale_temporaries(folder: Path) -> None:
             path.unlink()
 
 
-def sync_folder(folder: Path) -> None:
-    """Make renames inside `folder` survive a power failure."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Make the content of a file, or the names inside a folder, survive a power failure."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

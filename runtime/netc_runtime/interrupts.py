@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -22,10 +23,12 @@ class StopRequestedError(Exception):
 class Interrupts:
     """While active, the first signal is noted for `check`; a second one stops at once with a DriverError.
 
-    Outside the main thread, where Python allows no handlers, it does nothing.
+    `remedy` gives the end of that error's sentence. Outside the main thread, where Python allows no handlers, nothing
+    happens.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, remedy: Callable[[], str]) -> None:
+        self._remedy = remedy
         self._requested: signal.Signals | None = None
         self._previous: dict[signal.Signals, Any] = {}
 
@@ -48,8 +51,5 @@ class Interrupts:
     def _note(self, number: int, frame: FrameType | None) -> None:
         received = signal.Signals(number)
         if self._requested is not None:
-            raise DriverError(
-                "stopped at once by a second signal; continue from the last checkpoint with --resume",
-                _EXIT_CODES[received],
-            )
+            raise DriverError(f"stopped at once by a second signal; {self._remedy()}", _EXIT_CODES[received])
         self._requested = received

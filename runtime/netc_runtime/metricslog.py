@@ -10,7 +10,7 @@ from typing import Any
 from netc_runtime.checkpoint import Position
 from netc_runtime.events import EpochDone
 from netc_runtime.files import read_bounded, storage_errors, write_atomically
-from netc_runtime.jsonfields import MalformedError, field, parse_object, without_non_finite
+from netc_runtime.jsonfields import MalformedError, field, optional, parse_object, without_non_finite
 
 _LIMIT = 256 << 20
 
@@ -66,6 +66,9 @@ class MetricsLog:
             try:
                 record = parse_object(line)
                 field(record, "step", int)
+                for group, _ in self._columns:
+                    if group:
+                        optional(record, group, dict)
             except MalformedError:
                 break  # the end of what was written before a crash
             records.append(record)

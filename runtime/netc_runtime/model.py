@@ -1,51 +1,100 @@
 """An exported model.onnx: one file that says what to feed it."""
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from netc_runtime.arrays import Array
 from netc_runtime.artifact import TensorSpec
-from netc_runtime.errors import DamagedFileError, DriverError, ExitCode
+from netc_runtime.errors import DriverError, ExitCode, NotExportedError
 from netc_runtime.jsonfields import MalformedError, parse_object
 from netc_runtime.session import Host, Program
 
 DATA_KEY = "netc.data"
 INTERFACE_KEY = "netc.interface"
+RANGE_KEY = "netc.value_range"
+CLASSES_KEY = "netc.classes"
+
+T = TypeVar("T")
 
 
 class Model:
     """A model.onnx, loaded.
 
-    Raises DriverError: 2 if the file does not exist, 3 without ONNX Runtime, 1 if netc did not write it.
-    `content` holds the bytes of a model that is not written yet.
+    `data` is the spec's data section, `value_range` the smallest and largest raw value to feed, `classes` a name for
+    each score (nothing if it does not classify). `content` holds the bytes of a model that is not written yet.
+    Raises DriverError: 2 if the file does not exist, 3 without ONNX Runtime, 1 if netc did not export it.
     """
 
     def __init__(self, path: Path, host: Host, content: bytes | None = None) -> None:
         self.path = path
+        if content is None and not path.is_file():
+            is_lost = path.name == "model.onnx" and (path.parent / "artifact").is_dir()
+            remedy = (
+                f"write it with: netc export {path.parent}" if is_lost else "name an exported model or a run folder"
+            )
+            raise DriverError(
+                f"{path} {'is not a file' if path.exists() else 'does not exist'}; {remedy}", ExitCode.USAGE
+            )
         self.program = Program(path, host, content=content)
         self.inputs = self.program.interface.inputs_of("batch")
         self.outputs = self.program.interface.outputs_of("output")
+        self.data: Mapping[str, Any] = self._read(DATA_KEY, parse_object)
+        self.value_range = self._read(RANGE_KEY, _parse_range)
+        self.classes = self._read(CLASSES_KEY, _parse_classes)
+        if self.classes != class_names(self.classes, self.outputs):
+            raise NotExportedError(path, CLASSES_KEY)
+
+    def _read(self, key: str, parse: Callable[[str], T]) -> T:
         try:
-            self.data: Mapping[str, Any] = parse_object(self.program.metadata.get(DATA_KEY, ""))
-        except MalformedError as error:
-            raise DamagedFileError(
-                f"{path} was not exported by netc: its metadata has no usable {DATA_KEY} ({error})"
-            ) from error
+            return parse(self.program.metadata.get(key, ""))
+        except (ValueError, RecursionError) as error:  # MalformedError and JSONDecodeError are ValueErrors
+            raise NotExportedError(self.path, key) from error
 
     @property
     def class_scores(self) -> TensorSpec:
-        """The first output with one score for each class; raises DriverError (2) if there is none."""
+        """The first output with scores of classes; raises DriverError (2) if there is none."""
         for spec in self.outputs:
             if classifies(spec):
                 return spec
         shapes = ", ".join(f"{spec.name} {json.dumps(spec.shape)}" for spec in self.outputs)
         raise DriverError(
-            f"{self.path} does not classify: none of its outputs gives scores [N, classes] ({shapes})",
+            f"{self.path} has no class scores: none of its outputs ({shapes}) scores the classes of a label input, as "
+            f"the bottom of a loss on labels does; run it with ONNX Runtime to see its outputs",
             ExitCode.USAGE,
         )
 
 
+def class_names(known: tuple[str, ...], outputs: Sequence[TensorSpec]) -> tuple[str, ...]:
+    """Return a name for each score of the first output with scores: the known ones where they fit, else numbers."""
+    for spec in outputs:
+        if classifies(spec):
+            count = int(spec.shape[1])
+            return known if len(known) == count else tuple(map(str, range(count)))
+    return ()
+
+
+def _parse_range(text: str) -> tuple[float, float]:
+    match json.loads(text):
+        case [int() | float() as low, int() | float() as high] if -math.inf < low < high < math.inf:
+            return float(low), float(high)
+    raise MalformedError("it should be [low, high]")
+
+
+def _parse_classes(text: str) -> tuple[str, ...]:
+    names = json.loads(text)
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise MalformedError("it should be a list of names")
+    return tuple(names)
+
+
 def classifies(spec: TensorSpec) -> bool:
-    """Whether an output gives one score for each of at least two classes: [N, classes]."""
-    return len(spec.shape) == 2 and isinstance(spec.shape[1], int) and spec.shape[1] > 1
+    """Whether an output scores the classes of a label input: [N, classes]."""
+    return spec.label is not None and len(spec.shape) == 2 and isinstance(spec.shape[1], int) and spec.shape[1] > 0
+
+
+def labels_of(split: Mapping[str, Array], scores: TensorSpec) -> Array | None:
+    """Return the labels that an output scores, under the name of its label input or else as `label`, if any."""
+    return split.get(scores.label or "label", split.get("label"))

@@ -37,3 +37,17 @@ class Plan:
         if iterations is not None and epochs is None:
             return cls(artifact.batch_size, steps, iterations, None, seed)
         raise DriverError("the spec should set one of solver.max_epochs and solver.max_iter", ExitCode.USAGE)
+
+    def require_reach(self, step: int, what: str) -> None:
+        """Raise DriverError (2) if the plan ends before `step`, where `what` stands already."""
+        if step <= self.total_steps:
+            return
+        if self.max_epochs is None:
+            key, value, least = "solver.max_iter", self.total_steps, step
+        else:
+            key, value, least = "solver.max_epochs", self.max_epochs, -(-step // self.steps_per_epoch)
+        raise DriverError(
+            f"{what} is at step {step} already, but {key}={value} of the spec ends after step {self.total_steps}; "
+            f"pass --set {key}=N with N of at least {least}, or resume without the SPEC",
+            ExitCode.USAGE,
+        )

@@ -1,6 +1,7 @@
 """Prediction with an exported model: image files, .npy arrays, or samples of the model's own data."""
 
 import re
+import tokenize
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,17 +11,27 @@ import numpy as np
 
 from netc_runtime.arrays import Array, first_bad_sample, shape_text
 from netc_runtime.artifact import TensorSpec
-from netc_runtime.data import open_source, source_class
+from netc_runtime.data import open_source
 from netc_runtime.data.base import Source
-from netc_runtime.data.batches import check_fit, sample_count
+from netc_runtime.data.batches import EVALUATION_BATCH, check_fit, sample_count
 from netc_runtime.errors import DamagedFileError, DriverError, ExitCode
 from netc_runtime.files import storage_errors
 from netc_runtime.images import read_image
-from netc_runtime.model import Model
+from netc_runtime.model import Model, labels_of
 from netc_runtime.session import Host
 
 _INDEX = re.compile(r"(train|test):(\d{1,12})(?:-(\d{1,12}))?")
-_BATCH = 256
+# What numpy raises for headers that somebody made up: they are Python literals of any kind.
+_HEADER_ERRORS = (
+    ValueError,
+    ArithmeticError,  # an axis beyond any integer, or a product of axes
+    TypeError,
+    SyntaxError,
+    EOFError,
+    MemoryError,
+    RecursionError,
+    tokenize.TokenError,
+)
 
 
 @dataclass(frozen=True)
@@ -61,13 +72,13 @@ def predict(
     if len(loaded.inputs) != 1:
         taken = ", ".join(spec.name for spec in loaded.inputs)
         raise DriverError(f"{model} takes {len(loaded.inputs)} inputs ({taken}): predict feeds one", ExitCode.USAGE)
-    reader = _Reader(loaded.inputs[0], {**loaded.data, **(data_overrides or {})})
-    samples = [sample for given in inputs for sample in reader.read(given)]
     scores = loaded.class_scores
-    names = reader.class_names(int(scores.shape[1]))
+    reader = _Reader(loaded.inputs[0], scores, {**loaded.data, **(data_overrides or {})}, loaded.value_range)
+    samples = [sample for given in inputs for sample in reader.read(given)]
+    names = loaded.classes
     predictions: list[Prediction] = []
-    for start in range(0, len(samples), _BATCH):
-        part = samples[start : start + _BATCH]
+    for start in range(0, len(samples), EVALUATION_BATCH):
+        part = samples[start : start + EVALUATION_BATCH]
         batch = np.stack([sample.values for sample in part]).astype(loaded.inputs[0].dtype)
         result = loaded.program({loaded.inputs[0].name: batch}, (scores.name,))[scores.name]
         probabilities = _softmax(result) if scores.activation == "logits" else result
@@ -81,8 +92,12 @@ def predict(
 class _Reader:
     """Turns what the user names into raw samples of the model's input; opens the data only if an index asks."""
 
-    def __init__(self, spec: TensorSpec, data: Mapping[str, Any]) -> None:
+    def __init__(
+        self, spec: TensorSpec, scores: TensorSpec, data: Mapping[str, Any], value_range: tuple[float, float]
+    ) -> None:
         self._spec = spec
+        self._scores = scores
+        self._value_range = value_range
         self._data = data
         self._source: Source | None = None
 
@@ -98,16 +113,7 @@ class _Reader:
         elif name.endswith(".npy"):
             yield from self._from_array(Path(name))
         else:
-            low, high = source_class(self._data).value_range
-            yield _Sample(name, read_image(Path(name), self._spec.sample_shape, low, high))
-
-    def class_names(self, count: int) -> tuple[str, ...]:
-        """Return the names of the classes, which are numbers where nobody knows better."""
-        if self._source is not None:
-            names = self._source.classes
-        else:
-            names = source_class(self._data).class_names(str(self._data["source"]))
-        return names if len(names) == count else tuple(map(str, range(count)))
+            yield _Sample(name, read_image(Path(name), self._spec.sample_shape, *self._value_range))
 
     def _from_source(self, part: str, first: int, last: int) -> Iterator[_Sample]:
         if self._source is None:
@@ -115,13 +121,15 @@ class _Reader:
             check_fit(self._source, (self._spec,))
         split = self._source.split(part)
         count = sample_count(split)
-        if not first <= last < count:
-            asked = f"{part}:{first}" if first == last else f"{part}:{first}-{last}"
+        asked = f"{part}:{first}" if first == last else f"{part}:{first}-{last}"
+        if first > last:
+            raise DriverError(f"{asked} is reversed; write {part}:{last}-{first}", ExitCode.USAGE)
+        if last >= count:
             raise DriverError(
                 f"{asked} is out of range: the {part} split has the samples 0 to {count - 1}",
                 ExitCode.USAGE,
             )
-        values, labels = split[self._spec.field or self._spec.name], split.get("label")
+        values, labels = split[self._spec.field or self._spec.name], labels_of(split, self._scores)
         for index in range(first, last + 1):
             yield _Sample(f"{part}:{index}", values[index], None if labels is None else int(labels[index]))
 
@@ -129,12 +137,14 @@ class _Reader:
         try:
             # Mapped, so that a header claiming more than the file holds fails instead of allocating; and unlike
             # np.load this reads arrays alone, never archives or pickles.
-            with storage_errors("read", path):
+            with storage_errors("read", path), np.errstate(all="raise"):
                 array: Array = np.lib.format.open_memmap(path, mode="r")
-        except ValueError as error:
+        except _HEADER_ERRORS as error:
+            if "Python objects" in str(error):
+                raise DriverError(f"{path} holds Python objects; real numbers are needed", ExitCode.USAGE) from error
             raise DamagedFileError(f"{path} is not an array that numpy can read: {error}") from error
         sample = self._spec.sample_shape
-        if not np.issubdtype(array.dtype, np.number) or np.issubdtype(array.dtype, np.complexfloating):
+        if array.dtype.kind not in "fiub":
             raise DriverError(f"{path} holds {array.dtype} values; real numbers are needed", ExitCode.USAGE)
         plain = sample[1:] if sample[:1] == (1,) else sample  # a grey image may leave out its channel
         single = array.shape in (sample, plain)
@@ -144,7 +154,10 @@ class _Reader:
                 f"or a batch {shape_text(('N', *sample))}",
                 ExitCode.USAGE,
             )
-        batch = array.reshape((1 if single else len(array), *sample))
+        if array.size == 0:
+            raise DriverError(f"{path} holds an array {shape_text(array.shape)}: no sample at all", ExitCode.USAGE)
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which is refused
+            batch = array.reshape((1 if single else len(array), *sample)).astype(np.float32)
         bad = first_bad_sample(batch)
         if bad is not None:
             raise DriverError(f"sample {bad} of {path} has a value that is not finite")

@@ -16,7 +16,7 @@ from netc_runtime.events import EpochDone, Reporter, Started, StepDone, TrainRes
 from netc_runtime.jsonfields import without_non_finite
 
 _REFRESH = 0.1  # seconds between two updates of the bar
-_ORDER = {"total": 0, "loss": 1, "side_loss": 2, "accuracy": 3, "rate": 4}
+_ORDER = {"total": 0, "loss": 1, "side_loss": 2, "accuracy": 3, "side_accuracy": 4, "rate": 5}
 
 
 def make_reporter(as_json: bool = False, out: IO[str] | None = None) -> Reporter:
@@ -166,11 +166,12 @@ class JsonReporter:
 def describe_start(event: Started) -> str:
     """Return the plan as one line."""
     begin = f", continuing after step {event.step}" if event.step else ""
-    epochs = f"{event.max_epochs} epochs of " if event.max_epochs else ""
-    plan = f"{epochs}{event.steps_per_epoch} steps" if epochs else f"{event.total_steps} steps"
+    epochs = f"{_count(event.max_epochs, 'epoch')} of " if event.max_epochs else ""
+    plan = epochs + _count(event.steps_per_epoch if epochs else event.total_steps, "step")
     return (
         f"{event.name}: {event.train_samples} training and {event.test_samples} test samples, {plan}, batches of "
-        f"{event.batch_size}, on {event.device} ({event.device_reason}), {_count(event.threads, 'thread')}{begin}"
+        f"{event.batch_size}, on {event.device} ({event.device_reason}), {_count(event.threads, 'thread')}, "
+        f"in {event.run}{begin}"
     )
 
 
@@ -188,7 +189,10 @@ def describe_end(event: TrainResult) -> str:
     """Return the end of a session as one line."""
     best = "" if event.best_step is None else f", best at step {event.best_step}"
     state = "finished" if event.finished else "stopped as asked"
-    return f"{state} after step {event.step} ({_count(event.epochs, 'epoch')}){best}: {event.checkpoint}"
+    if event.finished and not event.test:
+        state = "nothing left to do: the run was finished already"
+    rest = "" if event.finished else f"; continue with: {event.resume_command}"
+    return f"{state} after step {event.step} ({_count(event.epochs, 'epoch')}){best}: {event.checkpoint}{rest}"
 
 
 def _values(values: Mapping[str, float], metrics: tuple[Metric, ...]) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from netc_runtime.arrays import Array
 from netc_runtime.artifact import Interface
-from netc_runtime.errors import DamagedFileError, DriverError, ExitCode
+from netc_runtime.errors import DamagedFileError, DriverError, ExitCode, NotExportedError
 from netc_runtime.jsonfields import MalformedError, parse_object
 
 Device: TypeAlias = Literal["auto", "cpu", "cuda"]
@@ -24,6 +24,7 @@ _CPU = "CPUExecutionProvider"
 # first run, which is slow and may choose differently in the next run.
 _CUDA_OPTIONS = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
 _ERRORS_ONLY = 3
+MOST_THREADS = 1024
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,12 @@ class Host:
 
     @property
     def thread_count(self) -> int:
-        """The number of threads, at least 1."""
-        return self.threads or os.cpu_count() or 1
+        """The number of threads, at least 1; raises DriverError (2) if what was asked for is out of range."""
+        if self.threads is None:
+            return min(os.cpu_count() or 1, MOST_THREADS)
+        if not 1 <= self.threads <= MOST_THREADS:
+            raise DriverError(f"threads should be from 1 to {MOST_THREADS}, not {self.threads}", ExitCode.USAGE)
+        return self.threads
 
 
 def import_onnxruntime() -> ModuleType:
@@ -76,7 +81,12 @@ class Program:
         options.log_severity_level = _ERRORS_ONLY
         providers = _providers(self.ort, host.device)
         with self.failures("cannot be loaded"):
-            self.session: Any = self.ort.InferenceSession(content or str(path), options, providers=providers)
+            try:
+                self.session: Any = self.ort.InferenceSession(content or str(path), options, providers=providers)
+            except _unreadable(self.ort) as error:
+                raise DamagedFileError(
+                    f"{path} is not a readable ONNX model (damaged or truncated); export or compile it again"
+                ) from error
         self.session.disable_fallback()  # a program must not change its device between two runs
         # ONNX Runtime falls back to the CPU silently: what was asked for proves nothing.
         active = self.session.get_providers()[0]
@@ -99,9 +109,7 @@ class Program:
         try:
             return Interface.parse(parse_object(self.metadata.get("netc.interface", "")))
         except MalformedError as error:
-            raise DamagedFileError(
-                f"{self.path} was not written by netc: its metadata has no usable netc.interface ({error})"
-            ) from error
+            raise NotExportedError(self.path, "netc.interface") from error
 
     def fix(self, feeds: Mapping[str, Array]) -> None:
         """Keep the values of some inputs on the device for all following calls; names of no input are ignored."""
@@ -128,6 +136,12 @@ class Program:
         # On the CPU the value aliases the array, so it gets one of its own. (ascontiguousarray would make a
         # scalar one-dimensional.)
         return self.ort.OrtValue.ortvalue_from_numpy(np.array(array, order="C"), self.device, 0)
+
+
+def _unreadable(ort: ModuleType) -> tuple[type[Exception], ...]:
+    """Return what loading raises for a file that is no model at all."""
+    state = ort.capi.onnxruntime_pybind11_state
+    return state.InvalidProtobuf, state.InvalidArgument, state.NoModel
 
 
 def _ort_exceptions(ort: ModuleType) -> tuple[type[Exception], ...]:

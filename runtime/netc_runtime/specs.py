@@ -31,9 +31,15 @@ def _differences(path: str, theirs: object, ours: object) -> Iterator[tuple[str,
             yield from _differences(f"{path}.{key}" if path else key, theirs.get(key), ours.get(key))
     elif isinstance(theirs, list) and isinstance(ours, list) and len(theirs) == len(ours):
         for index, pair in enumerate(zip(theirs, ours, strict=True)):
-            yield from _differences(f"{path}[{index}]", *pair)
+            yield from _differences(f"{path}{_entry(index, *pair)}", *pair)
     elif theirs != ours:
         yield path, f"{path} ({_brief(theirs)} there, {_brief(ours)} here)"
+
+
+def _entry(index: int, theirs: object, ours: object) -> str:
+    """Return how `--set` names an entry of a list: by the name that both sides give it, else by its index."""
+    names = [entry.get("name") for entry in (theirs, ours) if isinstance(entry, Mapping)]
+    return f".{names[0]}" if len(names) == 2 and names[0] == names[1] and names[0] is not None else f"[{index}]"
 
 
 def _brief(value: object) -> str:

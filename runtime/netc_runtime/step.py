@@ -61,7 +61,7 @@ class TrainingStep:
             constant | {name: _Buffer(ort, self._specs[name], device) for name in self._specs if name in changing}
             for _ in range(2)
         )
-        self._current = 0
+        self._current, self._has_run = 0, False
         self.load_state(state)
         self._bindings = (self._bind(0, 1), self._bind(1, 0))
 
@@ -87,8 +87,16 @@ class TrainingStep:
             buffer.write(batch[name])
         with self._program.failures("failed"):
             self._program.session.run_with_iobinding(self._bindings[self._current])
-        self._current = 1 - self._current
+        self._current, self._has_run = 1 - self._current, True
         return {name: float(buffer.host) for name, buffer in self._metrics.items()}
+
+    def last_feeds(self) -> dict[str, Array] | None:
+        """Return copies of all inputs of the last step, as they were before it; None if there was no step."""
+        if not self._has_run:
+            return None
+        state = self._sets[1 - self._current]
+        inputs = self._program.interface.inputs
+        return {spec.name: (self._batch if spec.role == "batch" else state)[spec.name].read() for spec in inputs}
 
     def state(self) -> dict[str, Array]:
         """Return copies of all state tensors."""
@@ -101,6 +109,7 @@ class TrainingStep:
             if array is None or array.shape != spec.static_shape or array.dtype != np.dtype(spec.dtype):
                 found = "nothing" if array is None else f"{array.dtype} {list(array.shape)}"
                 raise DriverError(f'the state "{name}" should be {spec.dtype} {list(spec.shape)}, not {found}')
+        self._has_run = False
         for name in self._specs:
             self._sets[self._current][name].write(state[name])
 

@@ -16,6 +16,7 @@ from netc_runtime.data import open_source
 from netc_runtime.data.base import Source
 from netc_runtime.data.batches import check_fit, gather, sample_count
 from netc_runtime.data.order import permutation
+from netc_runtime.diagnose import origin_of_divergence
 from netc_runtime.errors import DriverError, ExitCode
 from netc_runtime.evaluate import Evaluator, data_section
 from netc_runtime.events import EpochDone, Reporter, Started, StepDone, TrainResult
@@ -54,12 +55,12 @@ def train(options: TrainOptions, reporter: Reporter) -> TrainResult:
     run = RunFolder(options.run)
     if options.artifact is None and not options.resume:
         raise DriverError("an artifact is needed to start a run; give the folder of netc compile", ExitCode.USAGE)
-    if options.resume and not run.checkpoints.is_dir():
+    if options.resume and not (run.is_run and run.checkpoints.is_dir()):
         raise DriverError(f"{run.path} is not a run folder, so there is nothing to resume", ExitCode.USAGE)
-    artifact = Artifact.load(options.artifact) if options.artifact else run.load_artifact()
-    artifact.graph("train")
+    given = Artifact.load(options.artifact) if options.artifact else None
     try:
-        with run.locked(), Interrupts() as interrupts:
+        with run.locked(), Interrupts(run.how_to_continue) as interrupts:
+            artifact = given or run.load_artifact()
             resumed = _find_checkpoint(run, artifact, options, reporter)
             return _Session(run, artifact, options, resumed, reporter).train(interrupts)
     finally:
@@ -79,7 +80,8 @@ def _find_checkpoint(run: RunFolder, artifact: Artifact, options: TrainOptions, 
         return found
     if checkpoint_paths(run.checkpoints):
         raise DriverError(
-            f"{run.path} already holds a run; continue it with --resume, or choose another run folder", ExitCode.USAGE
+            f"{run.path} already holds a run; choose another run folder, or continue it with: {run.resume_command}",
+            ExitCode.USAGE,
         )
     return None
 
@@ -97,6 +99,9 @@ class _Session:
         check_fit(self._source, artifact.graph("train").inputs_of("batch"))
         check_fit(self._source, artifact.graph("eval").inputs_of("batch"))
         self._plan = Plan.of(artifact, sample_count(self._source.train))
+        if resumed:
+            resumed.checkpoint.position.require_epochs_of(self._plan.steps_per_epoch, resumed.path)
+            self._plan.require_reach(resumed.checkpoint.position.step, f"the run {run.path}")
         host = self._host(resumed)
         state = dict(resumed.checkpoint.state) if resumed else artifact.initial_state()
         self._step = TrainingStep(artifact, state, host)
@@ -107,11 +112,10 @@ class _Session:
                 self._step.set_constant(spec.name, self._plan.total_steps)
             elif spec.role == "seed" and resumed is None:
                 self._step.set_constant(spec.name, self._plan.seed % (1 << 32))
-        if resumed and resumed.checkpoint.device != self._step.device:
-            reporter.warn(
-                f"the run was on {resumed.checkpoint.device} and continues on {self._step.device}: its bits may differ "
-                f"from those of a run that never stopped"
-            )
+        if resumed:
+            now = self._step.device, self._step.onnxruntime_version, artifact.netc_version
+            for change in resumed.checkpoint.changes(*now):
+                reporter.warn(change)
         # Only now, when nothing else can be wrong, does the run folder change.
         self._artifact = run.install(artifact)
         self._position = resumed.checkpoint.position if resumed else Position.start()
@@ -148,16 +152,18 @@ class _Session:
             while not self._finished and (limit is None or epochs < limit):
                 test = self._epoch(interrupts)
                 epochs += 1
+            interrupts.check()  # for a signal during the last evaluation
         except StopRequestedError as stop:
             path = self._save(self._sound_state())
             raise DriverError(
                 f"stopped by {stop.name} after step {self._position.step} of {plan.total_steps}; "
-                f"{path} holds the state: continue with --resume",
+                f"{path} holds the state; continue with: {self._run.resume_command}",
                 stop.exit_code,
             ) from stop
         best = self._position.best
         result = TrainResult(
             run=self._run.path,
+            resume_command=self._run.resume_command,
             step=self._position.step,
             epochs=self._position.epoch,
             finished=self._finished,
@@ -245,8 +251,7 @@ class _Session:
         accuracies = [name for name in self._artifact.metrics_of("accuracy") if name in test]
         totals = [name for name in self._artifact.metrics_of("total") if name in test]
         for name in (accuracies or totals)[:1]:
-            gain = 0.0 if best is None else (test[name] - best.value) * (1 if accuracies else -1)
-            if math.isfinite(test[name]) and (best is None or gain > 0):
+            if math.isfinite(test[name]) and (best is None or best.beaten_by(test[name], bool(accuracies))):
                 return Best(name, test[name], self._position.step)
         return best
 
@@ -276,8 +281,11 @@ class _Session:
     def _diverged(self, step: int, values: list[str]) -> NoReturn:
         kept = f"{self._saved} is the last good checkpoint" if self._saved else "no checkpoint was written yet"
         solver = self._artifact.spec["solver"]
+        feeds = self._step.last_feeds()
+        origin = "" if feeds is None else f"{origin_of_divergence(self._artifact, feeds, self._threads)}; "
+        more = f" and {len(values) - _SHOWN} more" if len(values) > _SHOWN else ""
         raise DriverError(
-            f"training diverged at step {step}: {', '.join(values[:_SHOWN])}; {kept}; start a new run with a lower "
-            f"solver.base_lr (now {solver.get('base_lr')}) or with clipped gradients",
+            f"training diverged at step {step}: {origin}{', '.join(values[:_SHOWN])}{more}; {kept}; start a "
+            f"new run with a lower solver.base_lr (now {solver.get('base_lr')})",
             ExitCode.DIVERGED,
         )

@@ -139,7 +139,25 @@ _Graph = tuple[list[onnx.NodeProto], list[onnx.TensorProto], Entry]
 
 
 def _node(op: str, inputs: str, outputs: str, **attributes: Any) -> onnx.NodeProto:
-    return helper.make_node(op, inputs.split(), outputs.split(), **attributes)
+    node = helper.make_node(op, inputs.split(), outputs.split(), **attributes)
+    layer, part = _origin(node.output[0])
+    node.name = f"{layer}/{part}/{op}/{node.output[0]}"
+    helper.set_model_props(node, {"netc.layer": layer, "netc.part": part})
+    return node
+
+
+def _origin(output: str) -> tuple[str, str]:
+    """Return the layer and its part that the node with this output belongs to, as the compiler would say."""
+    if output in ("flat", "x"):
+        return "image", "preprocess"
+    layer = output.split("/")[0].removesuffix(".next")
+    if output.endswith(("/kept", "/pull", ".next")):
+        return layer.split(".")[0], "update"
+    if output in ("p", "error", "dy"):
+        return "loss", "grad"
+    if output.endswith("/grad"):
+        return "ip", "grad"
+    return ("ip", "forward") if output == "ip" else ("loss", "forward")
 
 
 def _constants(**values: Any) -> list[onnx.TensorProto]:
@@ -239,7 +257,8 @@ def _train(base_lr: float, batch: int) -> _Graph:
 
 
 def _output() -> Entry:
-    return {"name": "ip", "dtype": "float32", "shape": ["N", 10], "role": "output", "activation": "logits"}
+    entry: Entry = {"name": "ip", "dtype": "float32", "shape": ["N", 10], "role": "output"}
+    return {**entry, "activation": "logits", "label": "label"}
 
 
 def _eval() -> _Graph:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from netc_runtime.artifact import Artifact
+from netc_runtime.artifact import GRAPHS, Artifact
 from netc_runtime.errors import DriverError, ExitCode
 
 from .handmade import first_state
@@ -67,6 +67,17 @@ def put(*path: Any, value: Any) -> Callable[[Manifest], None]:
         (put("format_version", value=2), "its format_version is 2, this driver reads 1"),
         (put("spec", value=None), 'the key "spec" is missing'),
         (put("batch_size", value=True), '"batch_size" should be a JSON integer, not true'),
+        (put("batch_size", value=0), '"batch_size" should be at least 1, not 0'),
+        (put("batch_size", value=-1), '"batch_size" should be at least 1, not -1'),
+        (
+            put("batch_size", value=32),
+            'train takes "image" with the shape [64, 1, 8, 8], which is no batch of 32 samples',
+        ),
+        (
+            put("graphs", "train", "inputs", 7, "shape", value=[]),
+            'train takes "label" with the shape [], which is no batch of 64 samples',
+        ),
+        *((put("graphs", key, value=None), f'the graph "{key}" is missing') for key in GRAPHS),
         (put("state", value=[3]), '"state" should be a list of JSON objects'),
         (put("state", 0, "dtype", value="bfloat16"), 'has the dtype "bfloat16", which this driver does not know'),
         (put("state", 0, "shape", value=[-1]), 'the tensor "ip.weight" has the shape [-1]'),
@@ -129,11 +140,10 @@ def test_a_missing_file_and_a_first_state_that_does_not_match(copy: Path) -> Non
         Artifact.load(copy)
 
 
-def test_an_artifact_without_a_loss_cannot_train(copy: Path) -> None:
+def test_an_output_may_lack_its_label(copy: Path) -> None:
     path = copy / "manifest.json"
     manifest = json.loads(path.read_text())
-    del manifest["graphs"]["train"]
+    assert Artifact.load(copy).graph("infer").outputs[0].label == "label"
+    del manifest["graphs"]["infer"]["outputs"][0]["label"]
     path.write_text(json.dumps(manifest))
-    with pytest.raises(DriverError, match=r"has no train.onnx, because its spec declares no loss") as caught:
-        Artifact.load(copy).file("train")
-    assert caught.value.exit_code == ExitCode.USAGE
+    assert Artifact.load(copy).graph("infer").outputs[0].label is None

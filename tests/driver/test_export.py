@@ -12,11 +12,12 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
-from netc_runtime.artifact import Artifact
+from netc_runtime.artifact import Artifact, TensorSpec
 from netc_runtime.data import open_source
-from netc_runtime.errors import DriverError, ExitCode
+from netc_runtime.errors import DamagedFileError, DriverError, ExitCode
 from netc_runtime.evaluate import evaluate, evaluate_model, evaluate_run
 from netc_runtime.export import export_run
+from netc_runtime.model import class_names
 from netc_runtime.predict import predict
 
 from .conftest import CPU
@@ -74,10 +75,12 @@ def test_runs_are_evaluated_at_their_last_best_or_any_checkpoint(finished_run: P
     assert best.metrics["accuracy"] == max(line["test"]["accuracy"] for line in lines)
     path = finished_run / "checkpoints" / "step_110.safetensors"
     assert evaluate_run(finished_run, str(path), CPU).metrics == lines[4]["test"]
-    with pytest.raises(DriverError, match=r"step_1\.safetensors does not exist") as caught:
-        evaluate_run(finished_run, "step_1.safetensors", CPU)
+    with pytest.raises(
+        DriverError, match="there is no checkpoint bestt; give last, best, or the path of a file such as"
+    ) as caught:
+        evaluate_run(finished_run, "bestt", CPU)
     assert caught.value.exit_code == ExitCode.USAGE
-    with pytest.raises(DriverError, match=r"the run folder .* does not exist"):
+    with pytest.raises(DriverError, match="none does not exist; name a run folder, which netc train makes"):
         evaluate_run(finished_run / "none", host=CPU)
 
 
@@ -90,15 +93,18 @@ def test_the_exported_model_equals_eval_and_describes_itself(finished_run: Path,
     assert report.agreement.difference < 1e-5 * report.agreement.largest
     run = evaluate_run(finished_run, host=CPU)
     assert report.agreement.accuracy == pytest.approx(run.metrics["accuracy"], abs=1e-7)
-    assert evaluate_model(model, CPU).metrics == {"accuracy": report.agreement.accuracy}
+    assert evaluate_model(model, CPU).metrics == {"top-1 accuracy": pytest.approx(report.agreement.accuracy, abs=1e-7)}
     proto = onnx.load(model)
     assert [value.name for value in proto.graph.input] == ["image"]
     assert sorted(tensor.name for tensor in proto.graph.initializer) == ["ip.bias", "ip.weight"]
     properties = {entry.key: entry.value for entry in proto.metadata_props}
     assert json.loads(properties["netc.data"])["source"] == "digits"
+    assert json.loads(properties["netc.value_range"]) == [0, 16]
+    assert json.loads(properties["netc.classes"]) == list("0123456789")
     assert [entry["name"] for entry in json.loads(properties["netc.interface"])["inputs"]] == ["image"]
     assert set(properties) == {
-        "netc.graph", "netc.name", "netc.version", "netc.spec_hash", "netc.interface", "netc.data"
+        "netc.graph", "netc.name", "netc.version", "netc.spec_hash", "netc.interface", "netc.data",
+        "netc.value_range", "netc.classes",
     }  # fmt: skip
     assert "handmade at step 132" in proto.doc_string
 
@@ -120,7 +126,7 @@ def test_a_damaged_infer_program_is_one_sentence(finished_run: Path, tmp_path: P
     run = tmp_path / "run"
     shutil.copytree(finished_run, run)
     (run / "artifact" / "infer.onnx").write_bytes(b"\xff" * 50)
-    with pytest.raises(DriverError, match=r"infer\.onnx cannot be loaded"):
+    with pytest.raises(DriverError, match=r"infer\.onnx is not a readable ONNX model"):
         export_run(run, host=CPU)
 
 
@@ -170,7 +176,7 @@ def test_arrays_and_images_are_predicted_as_the_samples_they_show(model: Path, t
         ("bomb.png", "bomb", "bomb.png has too many pixels for a sample: ", 1),
         ("a.npy", b"hello, world: no array", "a.npy is not an array that numpy can read: ", 1),
         ("empty.npy", b"", "empty.npy is not an array that numpy can read: ", 1),
-        ("pickle.npy", np.array([{}], dtype=object), "pickle.npy is not an array that numpy can read: ", 1),
+        ("pickle.npy", np.array([{}], dtype=object), "pickle.npy holds Python objects; real numbers are needed", 2),
         (
             "wide.npy",
             np.zeros((1, 8, 9)),
@@ -181,7 +187,9 @@ def test_arrays_and_images_are_predicted_as_the_samples_they_show(model: Path, t
         ("nan.npy", np.full((2, 8, 8), np.nan), "sample 0 of {}/nan.npy has a value that is not finite", 1),
         ("complex.npy", np.zeros((8, 8), complex), "complex.npy holds complex128 values; real numbers are needed", 2),
         ("test:360", None, "test:360 is out of range: the test split has the samples 0 to 359", 2),
-        ("train:5-2", None, "train:5-2 is out of range: the train split has the samples 0 to 1436", 2),
+        ("none.npy", np.zeros((0, 1, 8, 8)), "none.npy holds an array [0, 1, 8, 8]: no sample at all", 2),
+        ("train:5-1437", None, "train:5-1437 is out of range: the train split has the samples 0 to 1436", 2),
+        ("train:5-2", None, "train:5-2 is reversed; write train:2-5", 2),
     ],
 )
 def test_bad_inputs_are_one_sentence(
@@ -212,14 +220,116 @@ def test_images_need_pillow(model: Path, tmp_path: Path, monkeypatch: pytest.Mon
     assert caught.value.exit_code == ExitCode.ENVIRONMENT
 
 
-def test_a_model_of_another_maker_is_one_sentence(finished_run: Path, tmp_path: Path) -> None:
-    with pytest.raises(DriverError, match=r"was not exported by netc: its metadata has no usable netc\.data"):
-        predict(finished_run / "artifact" / "infer.onnx", ["test:1"], CPU)
-    plain = onnx.load(finished_run / "artifact" / "infer.onnx")
-    del plain.metadata_props[:]
-    onnx.save(plain, tmp_path / "plain.onnx")
-    with pytest.raises(DriverError, match=r"was not written by netc: its metadata has no usable netc\.interface"):
-        evaluate_model(tmp_path / "plain.onnx", CPU)
+def test_a_model_of_another_maker_is_one_sentence(finished_run: Path, model: Path, tmp_path: Path) -> None:
+    def said(path: Path) -> str:
+        with pytest.raises(DamagedFileError) as caught:
+            predict(path, ["test:1"], CPU)
+        return str(caught.value)
+
+    def expected(path: Path, key: str) -> str:
+        return (
+            f"{path} is not a model exported by netc: its metadata has no usable {key}; write one with: netc export RUN"
+        )
+
+    infer, plain = finished_run / "artifact" / "infer.onnx", tmp_path / "plain.onnx"
+    assert said(infer) == expected(infer, "netc.data")
+    proto = onnx.load(infer)
+    del proto.metadata_props[:]
+    onnx.save(proto, plain)
+    assert said(plain) == expected(plain, "netc.interface")
+    for key, value in (
+        ("netc.value_range", "[0]"),
+        ("netc.value_range", "[16, 0]"),
+        ("netc.value_range", "[true, NaN]"),
+        ("netc.classes", '["one"]'),
+        ("netc.classes", "[1, 2]"),
+        ("netc.classes", "["),
+    ):
+        proto = onnx.load(model)
+        next(entry for entry in proto.metadata_props if entry.key == key).value = value
+        onnx.save(proto, plain)
+        assert said(plain) == expected(plain, key)
+
+
+def test_images_and_arrays_need_only_the_model(model: Path, tmp_path: Path) -> None:
+    """The classes and the range of values come from the metadata, wherever the data may be."""
+    digit = open_source({"source": "digits"}).test["image"][17]
+    np.save(tmp_path / "digit.npy", digit)
+    Image.fromarray(np.round(digit[0] / 16 * 255).astype(np.uint8)).save(tmp_path / "digit.png")
+    proto = onnx.load(model)
+    for entry in proto.metadata_props:
+        if entry.key == "netc.data":
+            entry.value = json.dumps({"source": "mnist", "path": "/nowhere"})
+        elif entry.key == "netc.classes":
+            entry.value = json.dumps([f"digit {n}" for n in range(10)])
+    onnx.save(proto, tmp_path / "elsewhere.onnx")
+    inputs = [str(tmp_path / "digit.npy"), str(tmp_path / "digit.png")]
+    expected = predict(model, inputs, CPU)
+    found = predict(tmp_path / "elsewhere.onnx", inputs, CPU)
+    assert [p.name for p in found] == [f"digit {p.index}" for p in expected]
+    assert [p.probability for p in found] == [p.probability for p in expected]
+
+
+@pytest.mark.parametrize(
+    ("known", "shape", "names"),
+    [
+        (("a", "b"), ("N", 2), ("a", "b")),
+        (("a", "b"), ("N", 3), ("0", "1", "2")),  # the data names other classes than the model has
+        ((), ("N", 2), ("0", "1")),
+        (("a", "b"), ("N", 2, 2), ()),
+    ],
+)
+def test_every_score_has_a_name(known: tuple[str, ...], shape: tuple[int | str, ...], names: tuple[str, ...]) -> None:
+    assert class_names(known, [TensorSpec("y", "float32", shape, "output", label="label")]) == names
+
+
+def test_the_accuracy_of_an_export_is_that_of_the_spec(finished_run: Path, tmp_path: Path) -> None:
+    """An evaluation graph may count a label among the best three as right; the model itself knows only the best."""
+    run = Path(shutil.copytree(finished_run, tmp_path / "run"))
+    path = run / "artifact" / "eval.onnx"
+    proto = onnx.load(path)
+    last = next(node for node in proto.graph.node if "accuracy" in node.output)
+    last.output[0] = "top-1"
+    proto.graph.node.append(onnx.helper.make_node("Sqrt", ["top-1"], ["accuracy"]))
+    onnx.save(proto, path)
+    plain, other = (export_run(folder, tmp_path / "x.onnx", host=CPU).agreement for folder in (finished_run, run))
+    assert plain is not None
+    assert other is not None
+    assert plain.accuracy is not None
+    assert other.accuracy is not None
+    assert plain.accuracy == evaluate_run(finished_run, host=CPU).metrics["accuracy"]
+    assert other.accuracy == evaluate_run(run, host=CPU).metrics["accuracy"]
+    assert other.accuracy > plain.accuracy
+
+
+def test_a_missing_model_says_how_to_get_one(finished_run: Path, tmp_path: Path) -> None:
+    lost = finished_run / "model.onnx"
+    for path, sentence in (
+        (lost, f"{lost} does not exist; write it with: netc export {finished_run}"),
+        (tmp_path / "nope", f"{tmp_path / 'nope'} does not exist; name an exported model or a run folder"),
+        (tmp_path, f"{tmp_path} is not a file; name an exported model or a run folder"),
+    ):
+        with pytest.raises(DriverError) as caught:
+            predict(path, ["test:0"], CPU)
+        assert (str(caught.value), caught.value.exit_code) == (sentence, ExitCode.USAGE)
+
+
+def test_what_is_exported_from_and_to_where(finished_run: Path, tmp_path: Path) -> None:
+    report = export_run(finished_run, tmp_path / "new" / "deep" / "out.onnx", host=CPU)
+    assert report.path.stat().st_size == report.size
+    file = tmp_path / "file"
+    file.write_text("mine")
+    for run, out, sentence in (
+        (finished_run, tmp_path, f"{tmp_path} is a folder; name the file to write, such as {tmp_path / 'model.onnx'}"),
+        (finished_run, file / "out.onnx", "a part of this path is a file, not a folder; choose another place"),
+        (file, None, f"{file} is not a run folder: it is a file; name a run folder, which netc train makes"),
+        (tmp_path, None, f"{tmp_path} is not a run folder: it has no artifact/; name a run folder"),
+    ):
+        with pytest.raises(DriverError) as caught:
+            export_run(run, out, host=CPU)
+        assert sentence in str(caught.value)
+        assert caught.value.exit_code == ExitCode.USAGE
+    assert file.read_text() == "mine"
 
 
 def test_an_untrained_run_has_nothing_to_export(tmp_path: Path) -> None:

@@ -2,13 +2,21 @@
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from netc_runtime.artifact import Metric
 from netc_runtime.events import EpochDone, Reporter, Started, StepDone, TrainResult
-from netc_runtime.progress import JsonReporter, PlainReporter, RichReporter, make_reporter
+from netc_runtime.progress import (
+    JsonReporter,
+    PlainReporter,
+    RichReporter,
+    describe_end,
+    describe_start,
+    make_reporter,
+)
 
 from .handmade import METRICS
 
@@ -36,9 +44,20 @@ EPOCH = EpochDone(
     images_per_second=12345.6,
     seconds=0.5,
 )
-RESULT = TrainResult(Path("runs/a"), 20, 2, True, Path("runs/a/checkpoints/step_20.safetensors"), EPOCH.test, 10, 1.0)
+RESULT = TrainResult(
+    run=Path("runs/a"),
+    resume_command="netc train --run runs/a --resume",
+    step=20,
+    epochs=2,
+    finished=True,
+    checkpoint=Path("runs/a/checkpoints/step_20.safetensors"),
+    test=EPOCH.test,
+    best_step=10,
+    seconds=1.0,
+)
 LINES = [
-    "net: 100 training and 20 test samples, 2 epochs of 10 steps, batches of 10, on cpu (as asked), 1 thread",
+    "net: 100 training and 20 test samples, 2 epochs of 10 steps, batches of 10, on cpu (as asked), 1 thread, "
+    "in runs/a",
     "epoch 1/2  step 10/20  train total 2.1000 loss 1.5000 l1 2.0000 accuracy 0.5000  |  "
     "test total 2.2000 loss 1.7500 l1 nan accuracy 0.2500  |  lr 0.01  12,346 images/s",
     "finished after step 20 (2 epochs), best at step 10: runs/a/checkpoints/step_20.safetensors",
@@ -103,3 +122,21 @@ def test_a_terminal_gets_the_same_lines_and_a_bar(
 def test_the_stream_decides() -> None:
     assert isinstance(make_reporter(out=io.StringIO()), PlainReporter)
     assert isinstance(make_reporter(as_json=True, out=Terminal()), JsonReporter)
+
+
+def test_what_counts_one_is_singular() -> None:
+    start = describe_start(replace(STARTED, max_epochs=1, steps_per_epoch=1, step=1))
+    assert ", 1 epoch of 1 step, batches of 10, " in start
+    assert start.endswith(", 1 thread, in runs/a, continuing after step 1")
+    assert ", 1 step, " in describe_start(replace(STARTED, max_epochs=None, total_steps=1))
+
+
+def test_the_end_says_how_to_continue_or_that_nothing_was_left() -> None:
+    path = "runs/a/checkpoints/step_20.safetensors"
+    assert describe_end(replace(RESULT, finished=False, epochs=1)) == (
+        f"stopped as asked after step 20 (1 epoch), best at step 10: {path}; "
+        f"continue with: netc train --run runs/a --resume"
+    )
+    assert describe_end(replace(RESULT, test={})) == (
+        f"nothing left to do: the run was finished already after step 20 (2 epochs), best at step 10: {path}"
+    )

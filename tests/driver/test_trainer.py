@@ -1,8 +1,10 @@
 """Training: it learns, it continues exactly after any stop, and what stops it is one sentence."""
 
 import csv
+import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +25,7 @@ from netc_runtime.errors import DriverError, ExitCode
 from netc_runtime.events import StepDone
 from netc_runtime.run import RunFolder
 from netc_runtime.session import Host
+from netc_runtime.specs import require_same_spec
 from netc_runtime.step import TrainingStep
 from netc_runtime.trainer import TrainOptions, train
 
@@ -88,7 +91,9 @@ def test_a_best_checkpoint_older_than_the_last_three_stays(artifact: Path, finis
     with run.locked():
         for step in range(1, 7):
             best = Best("accuracy", 0.9, min(step, 2))
-            run.save(replace(checkpoint, position=replace(checkpoint.position, step=step, best=best)))
+            position = replace(checkpoint.position, step=step, epoch=0, cursor=step, best=best)
+            state = {**checkpoint.state, "step": np.array(step)}
+            run.save(replace(checkpoint, state=state, position=position))
     assert {path.name for path in run.checkpoints.iterdir()} == {f"step_{n}.safetensors" for n in (2, 4, 5, 6)}
     path, found = run.find("best", loaded, pytest.fail)
     assert (path.name, found.position.step) == ("step_2.safetensors", 2)
@@ -133,7 +138,8 @@ def test_a_signal_inside_an_epoch_continues_to_the_same_bytes(
     path = run / "checkpoints" / f"step_{step}.safetensors"
     assert caught.value.exit_code == code
     assert str(caught.value) == (
-        f"stopped by {number.name} after step {step} of 132; {path} holds the state: continue with --resume"
+        f"stopped by {number.name} after step {step} of 132; {path} holds the state; "
+        f"continue with: netc train --run {run} --resume"
     )
     assert recorder.closed == 1
     train(TrainOptions(run, resume=True, host=Host("cpu")), Recorder())
@@ -149,9 +155,12 @@ def test_handlers_are_restored_and_a_second_signal_stops_at_once(artifact: Path,
             os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGINT)
 
-    with pytest.raises(DriverError, match="stopped at once by a second signal") as caught:
+    with pytest.raises(DriverError) as caught:
         train(TrainOptions(tmp_path / "run", artifact, CPU), Recorder(twice))
     assert caught.value.exit_code == ExitCode.INTERRUPTED
+    assert str(caught.value) == (
+        "stopped at once by a second signal; there is no checkpoint yet to continue from, so run the command again"
+    )
     assert signal.getsignal(signal.SIGINT) is before
     assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
 
@@ -192,7 +201,8 @@ def test_a_used_run_folder_is_not_trained_over(artifact: Path, finished_run: Pat
         train(TrainOptions(finished_run, artifact, CPU), Recorder())
     assert caught.value.exit_code == ExitCode.USAGE
     assert str(caught.value) == (
-        f"{finished_run} already holds a run; continue it with --resume, or choose another run folder"
+        f"{finished_run} already holds a run; choose another run folder, or continue it with: "
+        f"netc train --run {finished_run} --resume"
     )
 
 
@@ -200,7 +210,8 @@ def test_resuming_needs_a_run_with_a_checkpoint(artifact: Path, tmp_path: Path) 
     with pytest.raises(DriverError, match="none is not a run folder, so there is nothing to resume"):
         train(TrainOptions(tmp_path / "none", artifact, CPU, resume=True), Recorder())
     assert not (tmp_path / "none").exists()
-    (tmp_path / "empty" / "checkpoints").mkdir(parents=True)
+    with RunFolder(tmp_path / "empty").locked():
+        pass
     with pytest.raises(DriverError, match="has no checkpoint to resume from; leave out --resume") as caught:
         train(TrainOptions(tmp_path / "empty", artifact, CPU, resume=True), Recorder())
     assert caught.value.exit_code == ExitCode.USAGE
@@ -268,8 +279,11 @@ def test_a_divergence_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
         train(TrainOptions(tmp_path / "run", wild, CPU), Recorder())
     assert caught.value.exit_code == ExitCode.DIVERGED
     message = str(caught.value)
-    assert message.startswith("training diverged at step 2: total is nan, loss is nan, l1 is nan; ")
-    assert "no checkpoint was written yet; start a new run with a lower solver.base_lr (now 3e+38)" in message
+    assert message.startswith(
+        "training diverged at step 2: the first non-finite values are in the forward pass of loss "
+        "(loss/forward/LogSoftmax/logp); total is nan, loss is nan, l1 is nan; "
+    )
+    assert message.endswith("no checkpoint was written yet; start a new run with a lower solver.base_lr (now 3e+38)")
     assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
 
 
@@ -294,4 +308,121 @@ def test_a_spec_that_does_not_fit_its_data_changes_no_run_folder(tmp_path: Path)
         'the data source gives "image" as [1, 16, 16], the input "image" is declared as [1, 8, 8]; '
         "set data.resize: [8, 8]"
     )
-    assert not (tmp_path / "run" / "artifact").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["wrong"]
+
+
+def test_a_failed_start_removes_only_what_it_made(tmp_path: Path) -> None:
+    wrong = write_artifact(tmp_path / "wrong", {"data.resize": [16, 16]})
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    for run in (mine / "deep" / "run", mine):
+        with pytest.raises(DriverError, match="is declared as"):
+            train(TrainOptions(run, wrong, CPU), Recorder())
+        assert list(mine.iterdir()) == []
+
+
+def test_a_lock_file_that_a_failed_start_removed_holds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunFolder(tmp_path / "run")
+
+    def remove_first(descriptor: int, operation: int) -> None:
+        (run.path / "lock").unlink()
+
+    monkeypatch.setattr("fcntl.flock", remove_first)
+    with pytest.raises(DriverError, match="another process is training"), run.locked():
+        pytest.fail("it is not locked")
+
+
+def test_a_run_folder_that_cannot_be_made(artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "file"
+    file.write_text("mine")
+
+    def start(run: Path) -> tuple[str, ExitCode]:
+        with pytest.raises(DriverError) as caught:
+            train(TrainOptions(run, artifact, CPU), Recorder())
+        return str(caught.value), caught.value.exit_code
+
+    below = file / "run"
+    assert start(file) == (f"{file} is a file; choose another run folder", ExitCode.USAGE)
+    assert start(below) == (
+        f"cannot create the run folder {below}: a part of this path is a file, not a folder; choose another place",
+        ExitCode.USAGE,
+    )
+    assert file.read_text() == "mine"
+
+    def refuse(path: Path, *arguments: object, **options: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    assert start(tmp_path / "run") == (
+        f"cannot create the run folder {tmp_path / 'run'}: permission denied; change the permissions or choose another "
+        f"place",
+        ExitCode.ENVIRONMENT,
+    )
+
+
+def test_a_plan_that_ends_before_the_run_is_refused_and_a_longer_one_is_not(artifact: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(TrainOptions(run, artifact, CPU, stop_after_epochs=3), Recorder())
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    ends = {"solver.max_epochs": (2, 44, 3), "solver.max_iter": (65, 65, 66)}
+    for key, (value, last, least) in ends.items():
+        changes = {"solver.max_epochs": None, "solver.max_iter": None, key: value}
+        short = write_artifact(tmp_path / key, changes)
+        with pytest.raises(DriverError) as caught:
+            train(TrainOptions(run, short, resume=True), Recorder())
+        assert caught.value.exit_code == ExitCode.USAGE
+        assert str(caught.value) == (
+            f"the run {run} is at step 66 already, but {key}={value} of the spec ends after step {last}; "
+            f"pass --set {key}=N with N of at least {least}, or resume without the SPEC"
+        )
+        assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    equal = write_artifact(tmp_path / "equal", {"solver.max_epochs": 3})
+    result = train(TrainOptions(run, equal, resume=True), Recorder())
+    assert (result.step, result.finished, result.test) == (66, True, {})
+    longer = write_artifact(tmp_path / "longer", {"solver.max_epochs": 4})
+    assert train(TrainOptions(run, longer, resume=True), Recorder()).step == 88
+
+
+@pytest.mark.parametrize(
+    ("value", "larger_is_better", "beaten"),
+    [
+        (0.9888888955, True, False),  # the accuracy of other batches: equal but for float32
+        (0.988888884915 - 1e-9, True, False),
+        (0.99, True, True),
+        (0.98, True, False),
+        (0.98, False, True),
+        (0.988888, False, False),
+        (float("nan"), True, False),
+        (float("nan"), False, False),
+    ],
+)
+def test_rounding_is_no_improvement(value: float, larger_is_better: bool, beaten: bool) -> None:
+    assert Best("metric", 0.988888884915, 22).beaten_by(value, larger_is_better) is beaten
+
+
+def test_a_lost_file_best_is_found_again_in_the_newest_checkpoint(finished_run: Path, tmp_path: Path) -> None:
+    run = RunFolder(Path(shutil.copytree(finished_run, tmp_path / "run")))
+    artifact = run.load_artifact()
+    named, _ = run.find("best", artifact, pytest.fail)
+    run.best.unlink()
+    assert run.find("best", artifact, pytest.fail)[0] == named
+    train(TrainOptions(run.path, resume=True), Recorder())
+    assert run.best.read_text() == f"{named.name}\n"
+
+
+def test_differing_layers_are_named_as_set_names_them() -> None:
+    def layers(*entries: dict[str, Any]) -> dict[str, Any]:
+        return {"layers": list(entries)}
+
+    side = {"layers": [{"name": "ip_side", "num_output": 10}]}
+    theirs = layers({"name": "conv1", "num_output": 4, "side": side}, {"name": "a"})
+    ours = layers(
+        {"name": "conv1", "num_output": 5, "side": {"layers": [{"name": "ip_side", "num_output": 9}]}}, {"name": "b"}
+    )
+    with pytest.raises(DriverError) as caught:
+        require_same_spec("the run", theirs, ours)
+    assert str(caught.value) == (
+        "the run belongs to another spec; it differs in layers.conv1.num_output (4 there, 5 here), "
+        "layers.conv1.side.layers.ip_side.num_output (10 there, 9 here), layers[1].name (a there, b here); "
+        "start a new run, or restore the spec"
+    )

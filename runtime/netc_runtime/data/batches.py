@@ -10,6 +10,8 @@ from netc_runtime.artifact import TensorSpec
 from netc_runtime.data.base import Source, Split
 from netc_runtime.errors import DriverError, ExitCode
 
+EVALUATION_BATCH = 256  # samples that run at once where the size of the batch changes no result
+
 
 def steps_per_epoch(count: int, batch_size: int) -> int:
     """Return how many whole batches `count` samples give; raises DriverError (2) if there is none."""
@@ -32,7 +34,9 @@ def gather(split: Split, inputs: Sequence[TensorSpec], indices: npt.NDArray[np.i
     return {spec.name: split[_field(spec)][indices] for spec in inputs}
 
 
-def evaluation_batches(split: Split, inputs: Sequence[TensorSpec], size: int) -> Iterator[Mapping[str, Array]]:
+def evaluation_batches(
+    split: Split, inputs: Sequence[TensorSpec], size: int = EVALUATION_BATCH
+) -> Iterator[Mapping[str, Array]]:
     """Yield all samples in order, in the dtype of the inputs; the last batch may be smaller."""
     for start in range(0, sample_count(split), size):
         yield {

@@ -42,7 +42,9 @@ class IDX(Source):
     def check(cls, name: str, options: Mapping[str, Any]) -> list[Problem]:
         """Return a sentence if `path` is no folder with the four files."""
         path = options.get("path")
-        if not isinstance(path, str) or not path:
+        if path is not None and not isinstance(path, str):
+            return [(("path",), f"path should be the folder with the four IDX files, as a text, not {path!r}")]
+        if not path:
             return [(("path",), f'the source "{name}" needs `path`: the folder with its four IDX files')]
         folder = Path(path).expanduser()
         if not folder.is_dir():
