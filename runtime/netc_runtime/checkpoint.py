@@ -24,7 +24,7 @@ from netc_runtime.tensorfile import TensorFile
 
 _METADATA_KEY = "netc"  # one key, because safetensors writes several in an order that changes from run to run
 _FORMAT = "netc.checkpoint"
-_FORMAT_VERSION = 2
+_FORMAT_VERSION = 1
 _MOST_STEPS = 1 << 53  # beyond which a JSON number is not exact everywhere
 _SAME = 1e-6  # evaluations that differ by less than this share are equal: float32 rounds no better
 
