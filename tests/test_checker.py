@@ -14,7 +14,7 @@ from netc.grad.table import VJP
 from netc.graph import GraphBuilder, Site
 from netc.rewrite import max_pool_gradient
 from netc.rewrite.passes import RULES, Target
-from tests.cases import PRIMITIVES, Primitive
+from tests.cases.primitives import PRIMITIVES, Primitive
 from tests.oracle import DIRECTION, FLOAT32, mutant
 from tests.test_vjp import Engine, oracle_error, slope_error
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from netc.layers.fillers import FILLERS, Filler
-from tests.cases import FILLER_CASES, SCORES, FillerCase
+from tests.cases.fillers import FILLER_CASES, FillerCase
+from tests.cases.layers import SCORES
 from tests.test_layers import lowered
 
 ids = pytest.mark.parametrize("row", FILLER_CASES, ids=lambda row: row.id)

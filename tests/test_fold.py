@@ -9,7 +9,7 @@ from netc.graph.verify import verify
 from netc.network import Network
 from netc.rewrite.fold import Split, fold_batch_normalization, split
 from netc.rewrite.passes import clean
-from tests.cases import positive
+from tests.cases.domains import positive
 from tests.oracle import Arrays, Runner, error, ort_runner, to_model
 from tests.test_layers import lowered
 

@@ -20,7 +20,9 @@ from netc.network import Network, lower
 from netc.rewrite.passes import Target, optimize_step
 from netc.spec.load import load
 from netc.spec.text import parse_tree
-from tests.cases import BATCH, LAYER_CASES, SCORES, SEED, STEP, Arg, LayerCase, Tensors, normal, positive, whole
+from tests.cases.domains import BATCH, SEED, STEP, Tensors, normal, positive, whole
+from tests.cases.layers import LAYER_CASES, SCORES, LayerCase
+from tests.cases.primitives import Arg
 from tests.oracle import (
     DIRECTION,
     FLOAT32,

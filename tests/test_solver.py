@@ -14,7 +14,7 @@ from netc.rewrite.passes import optimize_step
 from netc.solver.policies import POLICIES
 from netc.solver.rules import SOLVERS
 from netc.solver.step import append_update
-from tests.cases import POLICY_CASES, SCHEDULE_CASES, SOLVER_CASES, CurveCase, SolverCase
+from tests.cases.solvers import POLICY_CASES, SCHEDULE_CASES, SOLVER_CASES, CurveCase, SolverCase
 from tests.oracle import PLAIN, Arrays, Runner, ort_runner, to_model, worst
 from tests.test_layers import lowered
 

@@ -13,7 +13,7 @@ from netc.grad.table import VJP
 from netc.graph import GraphBuilder
 from netc.graph.verify import verify
 from netc.rewrite.passes import Target, optimize_step
-from tests.cases import NO_GRADIENT, PRIMITIVES, REFUSED, Primitive
+from tests.cases.primitives import NO_GRADIENT, PRIMITIVES, REFUSED, Primitive
 from tests.oracle import (
     DIRECTION,
     FLOAT32,
