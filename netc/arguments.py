@@ -25,7 +25,7 @@ def read_spec(spec: str, overrides: Sequence[str]) -> Loaded:
     tree = _spec_of_artifact(path) if (path / "manifest.json").is_file() else read_tree(path)
     for option in overrides:
         tree = apply_override(tree, option)
-    return load(tree)
+    return load(tree, path.parent)
 
 
 def target_of(path: Path) -> str | None:

@@ -6,16 +6,21 @@ Exit codes of every command: 0 ok, 1 failed, 2 usage or bad spec, 3 environment,
 
 import difflib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, order=True)
 class Position:
-    """A place in a source text: file (or option) name, line and column counted from 1; 0 means unknown."""
+    """A place in a source text: file (or option) name, line and column counted from 1; 0 means unknown.
+
+    `used_at` is where the block that the place belongs to is used. It does not distinguish places: a mistake in a block
+    is one mistake, however often the block is used.
+    """
 
     file: str
     line: int = 0
     column: int = 0
+    used_at: "Position | None" = field(default=None, compare=False)
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
@@ -29,7 +34,8 @@ class Diagnostic:
     message: str
 
     def __str__(self) -> str:
-        return f"{self.position}: {self.message}"
+        use = self.position.used_at
+        return f"{self.position}: {self.message}" + (f" (in a block used at {use})" if use is not None else "")
 
 
 class NetcError(Exception):

@@ -4,6 +4,7 @@ import copy
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path as FilePath
 from typing import Any, Literal, NoReturn
 
 import onnx_ir as ir
@@ -14,6 +15,7 @@ from netc.errors import Diagnostic, SpecError
 from netc.layers.base import Layer
 from netc.layers.context import Context
 from netc.solver.rules import SGD
+from netc.spec.blocks import expand_blocks
 from netc.spec.model import VERSION, Data, Input, NetSpec
 from netc.spec.tree import Tree
 
@@ -49,8 +51,8 @@ class Loaded:
         return Diagnostic(self.tree.position(path, key=key), message)
 
 
-def load(tree: Tree) -> Loaded:
-    """Validate a tree.
+def load(tree: Tree, folder: FilePath | None = None) -> Loaded:
+    """Expand the blocks of a tree and validate it; `folder` is where `use` looks for files.
 
     Layers with mistakes become `Unknown`, other broken sections a stand-in, with the mistakes in `diagnostics`; what
     remains can still be wired and checked.
@@ -58,6 +60,7 @@ def load(tree: Tree) -> Loaded:
     Raises:
         SpecError: so much is wrong that nothing remains to be checked.
     """
+    tree = expand_blocks(tree, folder)
     value = copy.deepcopy(tree.value)
     _name_layers(value.get("layers"), used=_names(value.get("layers")) | _keys(value.get("inputs")))
     try:
