@@ -1,30 +1,41 @@
-"""A spec as a table: layers, shapes and parameters."""
+"""A spec as a table: layers, shapes, parameters, arithmetic and memory."""
 
 from dataclasses import asdict, dataclass
 from math import prod
 
+import onnx_ir as ir
+
 from netc.emit import Artifact
+from netc.graph import Site, shape_of
 from netc.layers.base import sample
-from netc.network import Network
 
 
 @dataclass(frozen=True)
 class Row:
-    """One layer; `output` is the shape of one sample."""
+    """One layer.
+
+    `output` is the shape of one sample; `multiply_adds` are those of the forward pass for one sample;
+    `activation_bytes` is the size of the layer's top for a whole batch, which training keeps for the backward pass.
+    """
 
     name: str
     type: str
     output: str
     parameters: int
+    multiply_adds: int
+    activation_bytes: int
 
 
 @dataclass(frozen=True)
 class Summary:
-    """All layers of a network in order."""
+    """All layers of a network in order, and their totals."""
 
     name: str
     rows: list[Row]
     parameters: int
+    multiply_adds: int
+    activation_bytes: int
+    batch_size: int
     warnings: list[str]
 
     def as_dict(self) -> dict[str, object]:
@@ -39,24 +50,81 @@ class Summary:
         table = Table(box=None, pad_edge=False)
         for title in ("layer", "type", "output"):
             table.add_column(title)
-        table.add_column("parameters", justify="right")
+        for title in ("parameters", "multiply-adds", "activations"):
+            table.add_column(title, justify="right")
         for row in self.rows:
-            table.add_row(row.name, row.type, row.output, f"{row.parameters:,}" if row.parameters else "")
+            numbers = (row.parameters, row.multiply_adds)
+            counts = [f"{number:,}" if number else "" for number in numbers]
+            table.add_row(row.name, row.type, row.output, *counts, _bytes(row.activation_bytes))
+        totals = (f"{self.parameters:,}", f"{self.multiply_adds:,}", _bytes(self.activation_bytes))
+        table.add_row("total", "", f"batch of {self.batch_size}", *totals)
         Console().print(table)
         print(f"{self.name}: {len(self.rows)} layers, {self.parameters:,} parameters")
 
 
 def summarize(artifact: Artifact) -> Summary:
     """Return the table of a compiled spec."""
-    network: Network = artifact.network
+    network, batch = artifact.network, artifact.spec.data.batch_size
     parameters = {t.name: prod(t.shape) for t in artifact.state if t.role == "parameter"}
-    rows = [
-        Row(
-            placed.layer.name,
-            placed.layer.type,
-            sample(network.tops[placed.layer.name]) if placed.layer.name in network.tops else "scalar",
-            sum(n for name, n in parameters.items() if name.rsplit(".", 1)[0] == placed.layer.name),
+    products: dict[str, int] = {}
+    for node in network.net.g.graph:
+        if node.metadata_props.get("netc.part") == "forward":
+            layer = node.metadata_props["netc.layer"]
+            products[layer] = products.get(layer, 0) + multiply_adds(node) // batch
+    seen: set[ir.Value] = set()
+    rows: list[Row] = []
+    for placed in network.placed:
+        name = placed.layer.name
+        top = network.tops.get(name)
+        rows.append(
+            Row(
+                name,
+                placed.layer.type,
+                sample(top) if top is not None else "scalar",
+                sum(n for parameter, n in parameters.items() if parameter.rsplit(".", 1)[0] == name),
+                products.get(name, 0),
+                # A layer that passes its bottom on, such as Dropout at test time, keeps nothing of its own.
+                _size(top) if top is not None and top not in seen else 0,
+            )
         )
-        for placed in network.placed
-    ]
-    return Summary(artifact.spec.name, rows, sum(parameters.values()), [str(w) for w in artifact.warnings])
+        if top is not None:
+            seen.add(top)
+    return Summary(
+        artifact.spec.name,
+        rows,
+        sum(parameters.values()),
+        sum(row.multiply_adds for row in rows),
+        sum(row.activation_bytes for row in rows),
+        batch,
+        [str(warning) for warning in artifact.warnings],
+    )
+
+
+def multiply_adds(node: ir.Node) -> int:
+    """Return the multiply-adds of a linear operator, 0 for any other."""
+    if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+        return 0
+    site = Site(node)
+    if node.op_type == "Conv":
+        # Each element of y sums over the input channels of its group and the taps of the kernel.
+        return _count(site.y) * prod(int(n) for n in shape_of(site.x[1])[1:])
+    if node.op_type == "ConvTranspose":
+        # Each element of x is spread over the output channels of its group and the taps of the kernel.
+        return _count(site.x[0]) * prod(int(n) for n in shape_of(site.x[1])[1:])
+    inner = -2 if node.op_type == "Gemm" and site.attribute("transA") else -1
+    return _count(site.y) * int(shape_of(site.x[0])[inner])
+
+
+def _count(value: ir.Value) -> int:
+    return prod(int(n) for n in shape_of(value))
+
+
+def _size(value: ir.Value) -> int:
+    return _count(value) * (value.dtype or ir.DataType.FLOAT).numpy().itemsize
+
+
+def _bytes(count: int) -> str:
+    if not count:
+        return ""
+    power = min((count.bit_length() - 1) // 10, 3)
+    return f"{count / 1024**power:.{1 if power else 0}f} {('B', 'KiB', 'MiB', 'GiB')[power]}"

@@ -1,0 +1,49 @@
+"""The table of `netc check` against numbers counted by hand."""
+
+import numpy as np
+import pytest
+
+from netc.graph import GraphBuilder
+from netc.summary import multiply_adds, summarize
+from tests.zoo import ZOO, compiled
+
+
+def test_lenet() -> None:
+    """Caffe's LeNet: 431,080 parameters and 2,293,000 multiply-adds a sample."""
+    summary = summarize(compiled("lenet"))
+    rows = {row.name: row for row in summary.rows}
+    assert (summary.parameters, summary.multiply_adds) == (431_080, 2_293_000)
+    assert rows["conv2"].multiply_adds == 8 * 8 * 50 * 20 * 5 * 5
+    assert rows["conv1"].output == "20x24x24"
+    assert rows["conv1"].activation_bytes == 64 * 20 * 24 * 24 * 4
+    assert rows["ip1"].parameters == 500 * 800 + 500
+    assert rows["loss"].output == "scalar"
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_totals(name: str) -> None:
+    artifact = compiled(name)
+    summary = summarize(artifact)
+    learned = sum(int(np.prod(t.shape)) for t in artifact.state if t.role == "parameter")
+    assert summary.parameters == learned == sum(row.parameters for row in summary.rows)
+    assert summary.activation_bytes == sum(row.activation_bytes for row in summary.rows) > 0
+
+
+def test_multiply_adds_of_operators() -> None:
+    g = GraphBuilder("count")
+    x = g.input("x", g.dtype, [2, 4, 5, 5])
+    w = g.input("w", g.dtype, [6, 2, 3, 3])
+    u = g.input("u", g.dtype, [4, 3, 2, 2])
+    a, b = g.input("a", g.dtype, [7, 2]), g.input("b", g.dtype, [7, 3])
+    grouped = g.Conv(x, w, group=2).producer()
+    transposed = g.ConvTranspose(x, u, group=2, strides=[2, 2]).producer()
+    product = g.Gemm(a, b, transA=1).producer()
+    other = g.Relu(x).producer()
+    assert grouped is not None
+    assert multiply_adds(grouped) == 2 * 6 * 3 * 3 * (2 * 3 * 3)
+    assert transposed is not None
+    assert multiply_adds(transposed) == 2 * 4 * 5 * 5 * (3 * 2 * 2)
+    assert product is not None
+    assert multiply_adds(product) == 2 * 3 * 7
+    assert other is not None
+    assert multiply_adds(other) == 0
