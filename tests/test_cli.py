@@ -130,16 +130,33 @@ def test_specs(netc: Netc) -> None:
 
 def test_check(netc: Netc) -> None:
     lines = netc("check", "mlp").splitlines()
-    assert lines[0].split() == ["layer", "type", "output", "parameters"]
-    assert lines[1].split() == ["hidden1", "InnerProduct", "128", "8,320"]
+    assert lines[0].split() == ["layer", "type", "output", "parameters", "multiply-adds", "activations"]
+    assert lines[1].split() == ["hidden1", "InnerProduct", "128", "8,320", "8,192", "16.0", "KiB"]
+    assert lines[-2].split()[:5] == ["total", "batch", "of", "32", "26,122"]
     assert lines[-1] == "mlp: 7 layers, 26,122 parameters"
 
 
 def test_check_json(netc: Netc) -> None:
     report = json.loads(netc("check", "mlp", "--json"))
-    assert report.keys() == {"ok", "name", "rows", "parameters", "warnings"}
+    assert report.keys() == {
+        "ok",
+        "name",
+        "rows",
+        "parameters",
+        "multiply_adds",
+        "activation_bytes",
+        "batch_size",
+        "warnings",
+    }
     assert (report["ok"], report["name"], report["parameters"], report["warnings"]) == (True, "mlp", 26122, [])
-    assert report["rows"][0] == {"name": "hidden1", "type": "InnerProduct", "output": "128", "parameters": 8320}
+    assert report["rows"][0] == {
+        "name": "hidden1",
+        "type": "InnerProduct",
+        "output": "128",
+        "parameters": 8320,
+        "multiply_adds": 8192,
+        "activation_bytes": 32 * 128 * 4,
+    }
 
 
 def test_check_json_of_mistakes(command: Command) -> None:
@@ -152,12 +169,14 @@ def test_check_json_of_mistakes(command: Command) -> None:
             "file": "--set data.batch_size=0",
             "line": 0,
             "column": 0,
+            "used_at": None,
             "message": "batch_size: must be greater than 0, got 0",
         },
         {
             "file": "--set solver.type=SDG",
             "line": 0,
             "column": 0,
+            "used_at": None,
             "message": 'unknown solver type "SDG"; did you mean "SGD"?',
         },
     ]
