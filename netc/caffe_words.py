@@ -24,6 +24,7 @@ INSTEAD: dict[str, str] = {
     **dict.fromkeys(("display", "average_loss", "debug_info"), "losses are shown after every epoch"),
     **dict.fromkeys(("propagate_down", "force_backward"), "gradients are computed for what learns, and only there"),
     "delta": "write eps",
+    "filler": "write weight_filler, or bias_filler for a Bias",
     "momentum2": "write beta2",
     "phase": "write include: {phase: train}",
     "regularization_type": "weight_decay is L2",

@@ -13,8 +13,8 @@ import onnx_ir as ir
 
 from netc.errors import Diagnostic, SpecError
 from netc.graph import GraphBuilder, Origin, shape_of
-from netc.layers.activation import Softmax
-from netc.layers.base import MAX_ELEMENTS, LayerError, Loss, Mean, Metric, Phase, elements, sample
+from netc.layers.activation import Sigmoid, Softmax
+from netc.layers.base import MAX_ELEMENTS, Layer, LayerError, Loss, Mean, Metric, Phase, elements, sample
 from netc.layers.context import Context
 from netc.spec.load import UNKNOWN_INPUT, Loaded
 from netc.spec.model import Input
@@ -104,7 +104,7 @@ class _Lowering:
         )
         self._network = Network(self._net, placed=self._wiring.placed)
         self._too_few: set[tuple[str | None, ...]] = set()  # scores and labels reported as not fitting
-        self._weights: list[ir.Value | float] = []  # of the losses among the terms, in their order
+        self._parts: list[tuple[ir.Value, ir.Value | float]] = []  # of the total: what a loss adds, and its weight
 
     def run(self) -> Network:
         """Lower everything, then raise all mistakes at once."""
@@ -176,11 +176,13 @@ class _Lowering:
         try:
             with self._net.g.origin(Origin(layer.name, "forward", place)):
                 top = layer.lower(self._net, *known)
-            if isinstance(top, ir.Value) and elements(shape_of(top)) > MAX_ELEMENTS:
-                raise LayerError(
-                    f"its top, {sample(top)} a sample, has {elements(shape_of(top)):,} values, more than the "
-                    f"{MAX_ELEMENTS:,} that a tensor can hold; make it smaller, or lower data.batch_size"
-                )
+            given = () if isinstance(top, Mean) else (top,) if isinstance(top, ir.Value) else top
+            for value in given:
+                if elements(shape_of(value)) > MAX_ELEMENTS:
+                    raise LayerError(
+                        f"its top, {sample(value)} a sample, has {elements(shape_of(value)):,} values, more than the "
+                        f"{MAX_ELEMENTS:,} that a tensor can hold; make it smaller, or lower data.batch_size"
+                    )
             for message in self._net.leave():
                 self._network.warnings.append(self._loaded.at(placed.path, f"{layer.name}: {message}"))
         except LayerError as error:
@@ -190,7 +192,7 @@ class _Lowering:
         if isinstance(top, Mean):
             self._term(placed, top)
         else:
-            tops[layer.name] = top
+            tops.update(zip(layer.tops, given, strict=True))
 
     def _confuses_labels(self, placed: Placed, bottoms: Sequence[ir.Value]) -> bool:
         """Report class labels where a layer computes with numbers, and the other way round."""
@@ -198,7 +200,7 @@ class _Lowering:
         declared = self._loaded.spec.inputs
         for index, (name, value) in enumerate(zip(placed.bottoms, bottoms, strict=True)):
             wants_labels = layer.takes_labels and index == len(bottoms) - 1
-            if value.dtype == ir.DataType.INT32 and not wants_labels:
+            if value.dtype == ir.DataType.INT32 and not wants_labels and not layer.reads_labels:
                 use = "takes after the scores: [scores, labels]" if layer.takes_labels else "does not compute with"
                 self._report(path, f'{layer.name}: "{name}" holds class labels, which {layer.type} {use}')
                 return True
@@ -229,7 +231,10 @@ class _Lowering:
                 for side in placed.sides:
                     factor = side.loss_weight.value(g, self._net.progress)
                     weight = 0.0 if 0.0 in (factor, weight) else factor * weight
-            self._weights.append(weight)
+                value = mean.value
+                if placed.sides and placed.sides[-1].threshold is not None:
+                    value = g.Relu(value - placed.sides[-1].threshold)
+            self._parts.append((value, weight))
             self._network.terms.append(Term(layer.name, "side_loss" if placed.sides else "loss", mean))
         else:
             raise AssertionError(f"{layer.name} is neither a loss nor a metric but returned a mean")
@@ -237,13 +242,12 @@ class _Lowering:
     def _total(self) -> None:
         """Sum the losses times their weights: the objective."""
         g = self._net.g
-        losses = [term for term in self._network.terms if term.kind in ("loss", "side_loss")]
         with g.origin(Origin("total")), g.arithmetic():
             total: ir.Value | None = None
-            for term, weight in zip(losses, self._weights, strict=True):
+            for value, weight in self._parts:
                 if isinstance(weight, float) and weight == 0.0:
                     continue  # monitored only: neither a gradient, nor a NaN of it, may reach the total
-                part = term.mean.value if isinstance(weight, float) and weight == 1.0 else term.mean.value * weight
+                part = value if isinstance(weight, float) and weight == 1.0 else value * weight
                 total = part if total is None else total + part
         if total is None:
             message = "every loss has the weight 0, so there is nothing to train; give one a loss_weight"
@@ -253,8 +257,7 @@ class _Lowering:
             self._network.terms.insert(0, Term("total", "total", Mean(total, self._net.batch_count(first))))
 
     def _collect_outputs(self) -> None:
-        for placed in self._wiring.placed:
-            name = placed.layer.name
+        for placed, name in [(each, top) for each in self._wiring.placed for top in each.layer.tops]:
             if placed.sides or placed.is_objective or name not in self._network.tops:
                 continue
             readers = [r for r in self._wiring.readers(name) if not r.sides]
@@ -262,11 +265,11 @@ class _Lowering:
                 losses = [r.layer for r in readers if isinstance(r.layer, Loss) and r.bottoms[0] == name]
                 activation = next((loss.activation for loss in losses), None)
                 value = self._network.tops[name]
-                self._network.outputs.append(Output(name, value, activation, self._label_of(placed)))
+                self._network.outputs.append(Output(name, value, activation, self._label_of(placed, name)))
 
-    def _label_of(self, placed: Placed) -> str | None:
-        """Return the label input that a loss or metric compares this layer with, also through a softmax behind it."""
-        sources = [placed.layer.name, *(placed.bottoms if isinstance(placed.layer, Softmax) else ())]
+    def _label_of(self, placed: Placed, top: str) -> str | None:
+        """Return the label input that a loss or metric compares a top with, also through a softmax behind it."""
+        sources = [top, *(placed.bottoms if isinstance(placed.layer, Softmax) else ())]
         for name in sources:
             for reader in self._wiring.readers(str(name)):
                 if reader.layer.takes_labels and reader.bottoms[0] == name and not reader.sides:
@@ -277,14 +280,18 @@ class _Lowering:
         """Warn of what is allowed but hardly meant."""
         for placed in self._wiring.placed:
             layer, name = placed.layer, placed.layer.name
-            if isinstance(layer, Loss) and layer.activation == "logits":
+            activation = layer.activation if isinstance(layer, Loss) else None
+            if activation is not None:
+                applied: type[Layer] = Softmax if activation == "logits" else Sigmoid
                 below = next((p for p in self._wiring.placed if p.layer.name == placed.bottoms[0]), None)
-                if below is not None and isinstance(below.layer, Softmax):
-                    message = f'{name}: {layer.type} applies a softmax itself; give it "{below.bottoms[0]}"'
+                if below is not None and isinstance(below.layer, applied):
+                    own = applied.__name__.lower()
+                    message = f'{name}: {layer.type} applies a {own} itself; give it "{below.bottoms[0]}"'
                     self._network.warnings.append(self._loaded.at(placed.path, message))
-            unread = not placed.is_objective and not self._wiring.readers(name)
+            unread = [] if placed.is_objective else [top for top in layer.tops if not self._wiring.readers(top)]
             if unread and (placed.sides or len(self._network.outputs) > 1):
-                message = f"{name}: no layer reads its top, so it is " + (
+                which = "its top" if len(layer.tops) == 1 else f"its top {unread[0]}"
+                message = f"{name}: no layer reads {which}, so it is " + (
                     "of no use in this side" if placed.sides else "an output of the model that nothing trains"
                 )
                 self._network.warnings.append(self._loaded.at(placed.path, message))

@@ -75,20 +75,19 @@ def summarize(artifact: Artifact) -> Summary:
     rows: list[Row] = []
     for placed in network.placed:
         name = placed.layer.name
-        top = network.tops.get(name)
+        tops = [network.tops[top] for top in placed.layer.tops if top in network.tops]
         rows.append(
             Row(
                 name,
                 placed.layer.type,
-                sample(top) if top is not None else "scalar",
+                ", ".join(sample(top) for top in tops) or ("scalar" if placed.is_objective else "none"),
                 sum(n for parameter, n in parameters.items() if parameter.rsplit(".", 1)[0] == name),
                 products.get(name, 0),
                 # A layer that passes its bottom on, such as Dropout at test time, keeps nothing of its own.
-                _size(top) if top is not None and top not in seen else 0,
+                sum(_size(top) for top in tops if top not in seen),
             )
         )
-        if top is not None:
-            seen.add(top)
+        seen.update(tops)
     return Summary(
         artifact.spec.name,
         rows,

@@ -57,7 +57,7 @@ class Wiring:
         """Names of the layers whose top reaches a rectifier, with nothing but layers between that let it through."""
         found: set[str] = set()
         for placed in reversed(self.placed):  # readers come later
-            layers = [reader.layer for reader in self.readers(placed.layer.name)]
+            layers = [reader.layer for top in placed.layer.tops for reader in self.readers(top)]
             if any(layer.rectifies or (layer.passes_rectifier and layer.name in found) for layer in layers):
                 found.add(placed.layer.name)
         return found
@@ -77,6 +77,7 @@ class _Wirer:
         self._ambiguous: set[str] = set()  # names given twice: what they mean is unknown
         self._objectives: dict[str, str] = {}  # names of losses and metrics, which have no top, with their types
         self._known: dict[str, Path] = {name: ("inputs", name) for name in spec.inputs}
+        self._several: dict[str, Sequence[str]] = {}  # names of layers whose tops have names of their own, with those
         self._hidden: dict[str, str] = {}  # names inside a finished branch, with the layer it belongs to
 
     def run(self) -> Wiring:
@@ -105,15 +106,17 @@ class _Wirer:
             here = (*path, index)
             if layer.include is not None and layer.include.phase != self._phase:
                 continue
-            self._check_name(layer, here)
+            self._check_names(layer, here)
             bottoms = self._bottoms(layer, here, visible, above)
             placed = Placed(layer, here, bottoms, sides)
             self._wiring.placed.append(placed)
             if placed.is_objective:
                 self._objectives[layer.name] = layer.type
             else:
-                visible.add(layer.name)
-                above = layer.name
+                visible |= set(layer.tops)
+                if tuple(layer.tops) != (layer.name,):
+                    self._several[layer.name] = layer.tops
+                above = layer.name if layer.tops else above
             if layer.side is not None:
                 self._branch(layer, here, visible, sides)
 
@@ -130,18 +133,23 @@ class _Wirer:
             self._report((*path, "side"), f"the side of {owner.name} has no loss; {remedy}", key=True)
         self._hidden |= dict.fromkeys(inside - visible, owner.name)
 
-    def _check_name(self, layer: Layer, path: Path) -> None:
-        if layer.name in RESERVED:
-            self._report((*path, "name"), f'"{layer.name}" is a name that every step uses; rename this layer')
-        elif len(parts := layer.name.split("/")) > 2 and parts[-2] in get_args(Part):
-            message = f'"{layer.name}" could be the name of a node of the graph; rename this layer'
-            self._report((*path, "name"), message)
-        elif layer.name in self._known:
-            first = self._loaded.tree.position(self._known[layer.name])
-            place = f"line {first.line}" if first.line else first.file
-            self._report((*path, "name"), f'the name "{layer.name}" is taken already ({place}); names must be unique')
-            self._ambiguous.add(layer.name)
-        self._known.setdefault(layer.name, path)
+    def _check_names(self, layer: Layer, path: Path) -> None:
+        self._check_name(layer.name, "layer", (*path, "name"), path)
+        for top in layer.tops:
+            if tuple(layer.tops) != (layer.name,):
+                self._check_name(top, "top", (*path, "top"), (*path, "top"))
+
+    def _check_name(self, name: str, what: str, path: Path, place: Path) -> None:
+        if name in RESERVED:
+            self._report(path, f'"{name}" is a name that every step uses; rename this {what}')
+        elif len(parts := name.split("/")) > 2 and parts[-2] in get_args(Part):
+            self._report(path, f'"{name}" could be the name of a node of the graph; rename this {what}')
+        elif name in self._known:
+            first = self._loaded.tree.position(self._known[name])
+            where = f"line {first.line}" if first.line else first.file
+            self._report(path, f'the name "{name}" is taken already ({where}); names must be unique')
+            self._ambiguous.add(name)
+        self._known.setdefault(name, place)
 
     def _bottoms(self, layer: Layer, path: Path, visible: set[str], above: str | None) -> tuple[str | None, ...]:
         names: list[str | None] = list(layer.bottom)
@@ -170,13 +178,16 @@ class _Wirer:
             return False
         if name in visible:
             return True
-        if name in self._objectives:
+        if name in self._several:
+            tops = ", ".join(self._several[name])
+            reason = f'"{name}" has several tops; name one: {tops}' if tops else f'"{name}" has no top'
+        elif name in self._objectives:
             reason = f'"{name}" is a {self._objectives[name]}, which has no top; name the layer that it reads'
         elif name in self._hidden:
             reason = f'"{name}" is inside the side of {self._hidden[name]}, which inference does not have'
         elif name == layer.name:
             reason = f'"{name}" is the layer itself'
-        elif given := next((p for p in _all_layers(self._loaded.spec.layers) if p.name == name), None):
+        elif given := next((p for p in _all_layers(self._loaded.spec.layers) if name in (p.name, *p.tops)), None):
             reason = f'"{name}" stands below this layer; layers go from top to bottom'
             if given.include is not None and given.include.phase != self._phase:
                 reason = f'"{name}" is not part of the {self._phase} phase; remove its include'

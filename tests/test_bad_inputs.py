@@ -20,6 +20,7 @@ import onnxruntime as ort
 import pytest
 
 from netc.cli import main
+from netc.layers import LAYERS
 
 SPEC = """\
 netc: 1
@@ -48,10 +49,7 @@ POOL = "{name: pool, type: Pooling, pool: max, kernel_size: 2, stride: 2}"
 LOSS = "{name: loss, type: SoftmaxWithLoss}"
 ACCURACY = "  - {name: accuracy, type: Accuracy, bottom: [ip, label]}\n"
 
-LAYERS = (
-    "Accuracy, BatchNorm, Concat, Convolution, Dropout, Eltwise, EuclideanLoss, Flatten, InnerProduct, Pooling, ReLU, "
-    "Sigmoid, Softmax, SoftmaxWithLoss, TanH"
-)
+KNOWN_LAYERS = ", ".join(sorted(LAYERS.members))
 FIT = "use a smaller kernel, more padding or less pooling before it"
 HOLDS = "more than the 2,147,483,647 that a tensor can hold"
 
@@ -109,9 +107,9 @@ def files(folder: Path = Path()) -> set[str]:
 BAD_SPECS: list[tuple[str, list[tuple[str, str]], list[str]]] = [
     # unknown and missing names
     ("unknown layer", [("Pooling", "Poolling")], ['11:24: unknown layer type "Poolling"; did you mean "Pooling"?']),
-    ("layer type of a number", [("Pooling", "5")], [f"11:24: unknown layer type 5; known: {LAYERS}"]),
-    ("layer type of a list", [("Pooling", "[a]")], [f"11:24: unknown layer type a list of 1; known: {LAYERS}"]),
-    ("layer without type", [("type: Pooling, ", "")], [f'11:5: this layer has no "type"; known: {LAYERS}']),
+    ("layer type of a number", [("Pooling", "5")], [f"11:24: unknown layer type 5; known: {KNOWN_LAYERS}"]),
+    ("layer type of a list", [("Pooling", "[a]")], [f"11:24: unknown layer type a list of 1; known: {KNOWN_LAYERS}"]),
+    ("layer without type", [("type: Pooling, ", "")], [f'11:5: this layer has no "type"; known: {KNOWN_LAYERS}']),
     ("layer of a word", [(POOL, "ReLU")], ['11:5: this layer should be a mapping such as {type: ReLU}, not "ReLU"']),
     ("layer of nothing", [(f" {POOL}", "")], ["11:4: this layer should be a mapping such as {type: ReLU}, not nothing"]),
     ("unknown field of a layer, which is no missing one besides", [("kernel_size: 3", "kernal_size: 3")], ['10:52: Convolution has no field "kernal_size"; did you mean "kernel_size"?']),

@@ -86,6 +86,13 @@ layers:
     assert side[0]["num_output"] == 6
 
 
+def test_tops_are_scoped_too() -> None:
+    block = "blocks: {b: {layers: [{name: cut, type: Slice, top: [l, r]}, {type: Eltwise, bottom: [l, r]}]}}\n"
+    layers = expanded(block + "layers: [{name: x, block: b, repeat: 2}]\n")
+    assert [layer["top"] for layer in layers if "top" in layer] == [["x/1/l", "x/1/r"], ["x/2/l", "x/2/r"]]
+    assert layers[2]["bottom"] == ["x/1/l", "x/1/r"]
+
+
 @pytest.mark.parametrize(
     ("expression", "value"),
     [("2 * 3 + 1", 7), ("-(n - 10)", 6), ("n / 2", 2), ("n / 8", 0.5), ("n // 3", 1), ("n % 3", 1), ("0.5 * n", 2.0)],

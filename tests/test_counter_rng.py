@@ -54,6 +54,21 @@ def test_graph_equals_the_numpy_twin(runner: Callable[..., Runner], ratio: float
             assert np.array_equal(result[name], twin), at
 
 
+def test_normal_numbers_have_the_moments_of_n01() -> None:
+    g = GraphBuilder("random")
+    rng = counter_rng.CounterRNG(g, g.input("seed", ir.DataType.UINT32, [1]), g.input("step", ir.DataType.INT64, []))
+    g.output("noise", rng.normal("noise", SHAPE))
+    run = ort_runner(to_model(g.graph))
+    for seed in SEEDS:
+        x = run(feed(seed, 0))["noise"].astype(np.float64)
+        # Variances of the means of x, x^2, x^3 and x^4 over n numbers are 1, 2, 15 and 96 over n.
+        for power, (mean, variance) in {1: (0, 1), 2: (1, 2), 3: (0, 15), 4: (3, 96)}.items():
+            far = (np.mean(x**power) - mean) / np.sqrt(variance / x.size)
+            assert abs(far) < NormalDist().inv_cdf(1 - ALARM / 2), (seed, power)
+        for lag in (x[:, 1:] * x[:, :-1], x[1:] * x[:-1]):
+            assert abs(np.mean(lag)) * np.sqrt(lag.size) < NormalDist().inv_cdf(1 - ALARM / 2), seed
+
+
 @pytest.mark.parametrize(
     ("shape", "split"),
     [((7,), (1, 7)), ((3, 5), (3, 5)), ((2, 3, 4, 5), (6, 20)), ((64, 1), (64, 1)), ((128, 4096), (128, 4096))],

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from netc.layers.fillers import FILLERS, Filler
-from tests.cases.fillers import FILLER_CASES, FillerCase
+from tests.cases.fillers import FILLER_CASES, FORMULA_CASES, FillerCase, FormulaCase
 from tests.cases.layers import SCORES
 from tests.test_layers import lowered
 
@@ -20,7 +20,8 @@ SEED = 3
 
 
 def test_every_filler_has_a_row() -> None:
-    assert {row.given["type"] for row in FILLER_CASES} == set(FILLERS.members)
+    rows = [row.given["type"] for row in FILLER_CASES] + [row.given["type"] for row in FORMULA_CASES]
+    assert set(rows) == set(FILLERS.members)
 
 
 @ids
@@ -42,6 +43,22 @@ def test_values_are_distributed_as_the_formula_says(row: FillerCase) -> None:
     assert abs((z**2).mean() - 1) * (n / 2) ** 0.5 < NORMAL_BOUND
     assert row.cumulative(values[:1])[0] > 0.0
     assert row.cumulative(values[-1:])[0] < 1.0, "a value is out of range"
+
+
+@pytest.mark.parametrize("row", FORMULA_CASES, ids=lambda row: row.id)
+def test_values_hang_together_as_the_formula_says(row: FormulaCase) -> None:
+    drawn = FILLERS.parse(row.given).fill(SEED, "it.weight", row.shape)
+    assert drawn.shape == row.shape
+    assert drawn.dtype == np.float64
+    assert row.holds(drawn, FILLERS.parse("uniform").fill(SEED, "it.weight", row.shape))
+
+
+def test_orthogonal_weights_depend_on_seed_and_name() -> None:
+    filler = FILLERS.parse("orthogonal")
+    first = filler.fill(0, "a.weight", (8, 8))
+    assert np.array_equal(first, filler.fill(0, "a.weight", (8, 8)))
+    assert np.abs(first - filler.fill(1, "a.weight", (8, 8))).max() > 0.1
+    assert np.abs(first - filler.fill(0, "b.weight", (8, 8))).max() > 0.1
 
 
 @ids
@@ -112,6 +129,9 @@ def filler_of(behind: list[dict[str, Any]], given: Any = None) -> Filler:
         (["ReLU"], None, "msra"),
         (["BatchNorm", "ReLU"], None, "msra"),
         (["Dropout", "BatchNorm", "ReLU"], None, "msra"),
+        (["LayerNorm", "Scale", "Bias", "GELU"], None, "msra"),
+        (["LayerNorm", "PReLU"], None, "msra"),
+        (["SELU"], None, "xavier"),
         ([], None, "xavier"),
         (["TanH", "ReLU"], None, "xavier"),
         (["ReLU"], "xavier", "xavier"),

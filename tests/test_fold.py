@@ -33,6 +33,7 @@ IP: dict[str, Any] = {"name": "ip", "type": "InnerProduct", "num_output": 4}
 POSITIONS: dict[str, tuple[Layers, list[str]]] = {
     "after a convolution": ([conv("c"), bn("b")], ["Conv"]),
     "after a convolution without bias": ([conv("c", bias_term=False), bn("b")], ["Conv"]),
+    "without affine": ([conv("c"), bn("b", affine=False)], ["Conv"]),
     "after a grouped convolution": ([conv("c", group=2), bn("b")], ["Conv"]),
     "after a strided, dilated convolution": ([conv("c", stride=2, dilation=2, pad=2), bn("b", eps=0.1)], ["Conv"]),
     "between convolution and ReLU": ([conv("c"), bn("b"), RELU], ["Conv", "Relu"]),

@@ -20,9 +20,14 @@ from netc.network import Network, lower
 from netc.rewrite.passes import Target, optimize_step
 from netc.spec.load import load
 from netc.spec.text import parse_tree
+from tests.cases.activation_layers import ACTIVATION_CASES, ACTIVATION_MISFITS
 from tests.cases.domains import BATCH, SEED, STEP, Tensors, normal, positive, whole
 from tests.cases.layers import LAYER_CASES, SCORES, LayerCase
+from tests.cases.linear_layers import LINEAR_CASES, LINEAR_MISFITS
+from tests.cases.loss_layers import LOSS_CASES
+from tests.cases.normalization_layers import NORMALIZATION_CASES, NORMALIZATION_MISFITS
 from tests.cases.primitives import Arg
+from tests.cases.structure_layers import REFUSED_LAYERS, STRUCTURE_CASES, STRUCTURE_MISFITS
 from tests.oracle import (
     DIRECTION,
     FLOAT32,
@@ -38,7 +43,8 @@ from tests.oracle import (
 
 FLOAT, DOUBLE = ir.DataType.FLOAT, ir.DataType.DOUBLE
 TARGET = "target"  # what the top under test is compared with: a EuclideanLoss gives each element its own cotangent
-ids = pytest.mark.parametrize("row", LAYER_CASES, ids=lambda row: row.id)
+CASES = LAYER_CASES + ACTIVATION_CASES + NORMALIZATION_CASES + LOSS_CASES + LINEAR_CASES + STRUCTURE_CASES
+ids = pytest.mark.parametrize("row", CASES, ids=lambda row: row.id)
 
 
 def lowered(
@@ -79,7 +85,7 @@ def feed_of(row: LayerCase, network: Network) -> Arrays:
     feed: Arrays = {}
     for name, value in network.batch.items():
         kind = row.inputs.get(name)
-        domain = whole(0, kind) if isinstance(kind, int) else row.domains.get(name, normal)
+        domain = row.domains.get(name, whole(0, kind) if isinstance(kind, int) else normal)
         feed[name] = Arg(tuple(int(str(n)) for n in value.shape or ()), domain).draw(rng)
     for tensor in network.net.state.values():
         given = {"step": np.array(STEP), "seed": np.array([SEED])}.get(tensor.name)
@@ -91,7 +97,8 @@ def feed_of(row: LayerCase, network: Network) -> Arrays:
 def wrt_of(row: LayerCase, network: Network) -> list[str]:
     """Return what the objective is differentiated by: inputs with a shape, and parameters."""
     parameters = [t.name for t in network.net.state.values() if t.role == "parameter"]
-    return [name for name, kind in row.inputs.items() if not isinstance(kind, int)] + parameters
+    inputs = [name for name, kind in row.inputs.items() if not isinstance(kind, int) and name not in row.fixed]
+    return inputs + parameters
 
 
 def graph_of(row: LayerCase, network: Network, wrt: list[str]) -> ir.Graph:
@@ -118,13 +125,15 @@ def expected_of(row: LayerCase, feed: Arrays, wrt: list[str], train: bool) -> Ar
     tensors = {name: torch.from_numpy(np.array(value)) for name, value in feed.items()}
     expected = {"y": row.oracle(tensors, train).numpy()}
     if row.top is None:
-        expected["weight"] = np.array(float(BATCH))
+        expected["weight"] = np.array(float(row.weight(tensors)))
     if train and row.statistics is not None:
         expected |= {f"next:{name}": value.numpy() for name, value in row.statistics(tensors).items()}
 
     def objective(t: Tensors) -> torch.Tensor:
         if row.type == "Accuracy":
             return torch.nn.functional.cross_entropy(t["image"], t["label"])
+        if row.objective is not None:
+            return row.objective(t, train)
         y = row.oracle(t, train)
         return ((y - t[TARGET]) ** 2).sum() / (2 * BATCH) if row.top is not None else y
 
@@ -134,8 +143,8 @@ def expected_of(row: LayerCase, feed: Arrays, wrt: list[str], train: bool) -> Ar
 
 
 def test_every_layer_has_a_row() -> None:
-    assert {row.type for row in LAYER_CASES} == set(LAYERS.members)
-    assert len({row.id for row in LAYER_CASES}) == len(LAYER_CASES)
+    assert {row.type for row in CASES} == set(LAYERS.members) - REFUSED_LAYERS
+    assert len({row.id for row in CASES}) == len(CASES)
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -163,7 +172,7 @@ def test_test_phase_agrees_with_pytorch(row: LayerCase) -> None:
     assert not network.net.updates, "testing changes no state"
 
 
-@pytest.mark.parametrize("row", [row for row in LAYER_CASES if row.smooth], ids=lambda row: row.id)
+@pytest.mark.parametrize("row", [row for row in CASES if row.smooth], ids=lambda row: row.id)
 def test_gradient_is_the_slope_along_a_random_direction(row: LayerCase) -> None:
     network = network_of(row, "train", DOUBLE)
     feed, wrt = feed_of(row, network), wrt_of(row, network)
@@ -236,6 +245,35 @@ def test_evaluation_takes_any_batch_size(batch: int) -> None:
         assert result[term.name] == pytest.approx(np.mean([single[term.name] for single in singles]), rel=1e-5)
 
 
+@pytest.mark.parametrize("normalization", ["valid", "full", "batch_size"])
+def test_uneven_batches_with_ignored_labels_combine_exactly(normalization: str) -> None:
+    layers: list[dict[str, Any]] = [
+        {"name": "ip", "type": "InnerProduct", "num_output": 4},
+        {"name": "loss", "type": "SoftmaxWithLoss", "ignore_label": 2, "normalization": normalization},
+        {"name": "accuracy", "type": "Accuracy", "bottom": ["ip", "label"], "ignore_label": 2},
+    ]
+    network = lowered(layers, SCORES, "test", batch=None)
+    for term in network.terms:
+        network.net.g.output(term.name, term.mean.value)
+        network.net.g.output(f"{term.name}.weight", term.mean.weight)
+    rng = np.random.default_rng(8)
+    feed: Arrays = {
+        name: rng.normal(size=[int(str(n)) for n in x.shape or ()]) for name, x in network.net.inputs.items()
+    }
+    feed |= {"image": rng.normal(size=(7, 4)), "label": np.array([0, 2, 2, 1, 2, 3, 0])}
+    run = ort_runner(to_model(network.net.g.graph, emitted=False))
+    whole_split = run(feed)
+    parts = [
+        run({**feed, "image": feed["image"][part], "label": feed["label"][part]})
+        for part in (slice(0, 1), slice(1, 3), slice(3, 7))  # the second has nothing that counts
+    ]
+    for name in ("loss", "accuracy"):
+        weights = [float(part[f"{name}.weight"]) for part in parts]
+        assert sum(weights) == whole_split[f"{name}.weight"]
+        combined = sum(float(part[name]) * weight for part, weight in zip(parts, weights, strict=True)) / sum(weights)
+        assert combined == pytest.approx(float(whole_split[name]), rel=1e-6)
+
+
 def test_phases_choose_layers() -> None:
     layers: list[dict[str, Any]] = [
         {"type": "InnerProduct", "name": "ip", "num_output": 4},
@@ -285,6 +323,14 @@ MISFITS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"type": "EuclideanLoss", "bottom": ["image", "b"]}, {"image": (4,), "b": (5,)}, "4 and 5"),
     ({"type": "SoftmaxWithLoss"}, {"image": (4, 2), "label": 4}, "4x2"),
     ({"type": "Accuracy", "top_k": 5}, SCORES, "top_k 5"),
+    ({"type": "SoftmaxWithLoss", "class_weight": [1.0, 2.0]}, SCORES, "2 numbers for 4 scores"),
+    ({"type": "InfogainLoss", "matrix": [[1.0, 0.0], [0.0]]}, SCORES, "2 rows of 2, 1 numbers for 4 scores"),
+    ({"type": "KLDivergenceLoss", "bottom": ["image", "b"]}, {"image": (4, 2), "b": (8,)}, "4x2"),
+    ({"type": "ContrastiveLoss", "bottom": ["image", "b", "image"]}, {"image": (4,), "b": (4,)}, "one number a pair"),
+    *ACTIVATION_MISFITS,
+    *NORMALIZATION_MISFITS,
+    *LINEAR_MISFITS,
+    *STRUCTURE_MISFITS,
 ]
 
 

@@ -80,6 +80,26 @@ def test_a_loss_of_weight_zero_is_only_watched() -> None:
     assert "every loss has the weight 0" in refused(IP + LOSS.replace("]}", "], loss_weight: 0}"))[0]
 
 
+@pytest.mark.parametrize("threshold", [0.0, 0.5, 100.0])
+def test_a_side_pulls_only_above_its_threshold(threshold: float) -> None:
+    side = f"""  - name: flat
+    type: Flatten
+    side:
+      loss_weight: 0.5
+      threshold: {threshold}
+      layers:
+        - {{name: ip_s, type: InnerProduct, num_output: 3}}
+        - {{name: loss_s, type: SoftmaxWithLoss}}
+"""
+    artifact = compiled(side + IP + LOSS)
+    results, state = train(artifact)
+    assert results["loss_s"] > 0.5, "the side's own metric is the whole loss"
+    pull = 0.5 * max(0.0, float(results["loss_s"]) - threshold)
+    assert float(results["total"]) == pytest.approx(float(results["loss"]) + pull, rel=1e-6)
+    still = artifact.initial_state()["ip_s.bias"]
+    assert np.array_equal(state["ip_s.bias"], still) == (threshold == 100.0)
+
+
 def test_phases_must_agree_on_parameters() -> None:
     both = "".join(
         f"  - {{name: a, type: InnerProduct, num_output: {n}, include: {{phase: {phase}}}}}\n"
@@ -135,6 +155,9 @@ def test_warnings() -> None:
     softmax = IP + "  - {name: prob, type: Softmax}\n" + LOSS.replace("ip", "prob")
     (warning,) = compiled(softmax).warnings
     assert str(warning) == 'net.yaml:10:5: loss: SoftmaxWithLoss applies a softmax itself; give it "ip"'
+    sigmoid = "  - {name: p, type: Sigmoid}\n  - {name: e, type: DiceLoss, bottom: [p, target]}\n"
+    (warning,) = compiled(IP + sigmoid, INPUTS.replace("}}", "}, target: {shape: [3]}}")).warnings
+    assert warning.message == 'e: DiceLoss applies a sigmoid itself; give it "ip"'
     unread = IP + LOSS + "  - {name: extra, type: InnerProduct, bottom: image, num_output: 2}\n"
     (warning,) = compiled(unread).warnings
     assert warning.message == "extra: no layer reads its top, so it is an output of the model that nothing trains"

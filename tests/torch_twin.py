@@ -11,7 +11,18 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 (the name that everyone knows)
 
-from netc.layers import activation, linear, loss, metric, normalization, pooling, regularization, structure
+from netc.layers import (
+    activation,
+    linear,
+    loss,
+    metric,
+    normalization,
+    pooling,
+    regularization,
+    reshape,
+    structure,
+    targets,
+)
 from netc.layers.base import Layer, Loss
 from netc.layers.schedules import LinearSchedule
 from netc.solver.policies import Fixed, Inv, Step
@@ -159,11 +170,11 @@ class TorchTwin:
                 return torch.stack(x).sum(0)
             case structure.Concat():
                 return torch.cat(x, layer.axis)
-            case structure.Flatten():
+            case reshape.Flatten():
                 return x[0].flatten(1)
             case loss.SoftmaxWithLoss():
                 return F.cross_entropy(x[0], x[1])
-            case loss.EuclideanLoss():
+            case targets.EuclideanLoss():
                 return ((x[0].flatten(1) - x[1].flatten(1)) ** 2).sum() / (2 * x[0].shape[0])
         raise NotImplementedError(f"the twin knows no {layer.type}")
 

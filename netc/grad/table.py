@@ -98,6 +98,21 @@ def _pow_dx(g: GraphBuilder, n: Site, dy: ir.Value) -> ir.Value:
     return dy * p * g.Pow(x, p - 1.0)
 
 
+def _held(n: Site, name: str) -> float:
+    """Return a float attribute as the graph holds it, in 32 bits."""
+    return float(np.float32(n.attribute(name)))
+
+
+def _elu_dx(g: GraphBuilder, n: Site, dy: ir.Value) -> ir.Value:
+    """Gradient alpha exp(x) = y + alpha where x <= 0; at 0 it is alpha."""
+    return g.Where(g.Greater(n.x[0], 0.0), dy, dy * (n.y + _held(n, "alpha")))
+
+
+def _leaky_relu_dx(g: GraphBuilder, n: Site, dy: ir.Value) -> ir.Value:
+    """Gradient alpha where x <= 0."""
+    return g.Where(g.Greater(n.x[0], 0.0), dy, dy * _held(n, "alpha"))
+
+
 # -- linear algebra --------------------------------------------------------------------------------------
 
 
@@ -111,6 +126,15 @@ def _matrices(n: Site) -> tuple[ir.Value, ir.Value]:
     if min(len(shape_of(a)), len(shape_of(b))) < 2:
         raise AssertionError(f"{n.node.name}: MatMul of vectors has no differentiation rule")
     return a, b
+
+
+def _matmul_db(g: GraphBuilder, n: Site, dy: ir.Value) -> ir.Value:
+    """One matrix that serves a whole batch takes one product, not one a member and their sum."""
+    a, b = _matrices(n)
+    if len(shape_of(b)) > 2 or len(shape_of(a)) == 2:
+        return g.MatMul(_swap(g, a), dy)
+    rows = [g.Reshape(v, _ints([-1, shape_of(v)[-1]])) for v in (a, dy)]
+    return g.Gemm(*rows, transA=1)
 
 
 def _gemm_da(g: GraphBuilder, n: Site, dy: ir.Value) -> ir.Value:
@@ -187,9 +211,11 @@ VJP: Table = {
     "Abs": (lambda g, n, dy: dy * g.Sign(n.x[0]),),
     "Cast": (lambda g, n, dy: g.Cast(dy, to=n.x[0].dtype),),
     "Clip": (_clip_dx, None, None),
+    "Elu": (_elu_dx,),
     "Erf": (lambda g, n, dy: dy * (2 / np.pi**0.5) * g.Exp(-(n.x[0] * n.x[0])),),
     "Exp": (lambda g, n, dy: dy * n.y,),
     "Identity": (lambda g, n, dy: dy,),
+    "LeakyRelu": (_leaky_relu_dx,),
     "Log": (lambda g, n, dy: dy / n.x[0],),
     "Neg": (lambda g, n, dy: -dy,),
     "Reciprocal": (lambda g, n, dy: -(dy * n.y * n.y),),
@@ -219,7 +245,7 @@ VJP: Table = {
     "Gemm": (_gemm_da, _gemm_db, _gemm_dc),
     "MatMul": (
         lambda g, n, dy: g.MatMul(dy, _swap(g, _matrices(n)[1])),
-        lambda g, n, dy: g.MatMul(_swap(g, _matrices(n)[0]), dy),
+        _matmul_db,
     ),
     # pooling, normalization
     "AveragePool": (average_pool_dx,),

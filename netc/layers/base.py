@@ -77,13 +77,20 @@ class Layer(Declared):
     max_bottoms: ClassVar[int | None] = 1
     # Whether the last bottom is the labels, taken from the input declared with `classes` unless given.
     takes_labels: ClassVar[bool] = False
+    # Whether class labels may stand where it takes numbers.
+    reads_labels: ClassVar[bool] = False
     # How the default weight filler looks ahead: a rectifier behind a layer asks for msra.
     rectifies: ClassVar[bool] = False
     passes_rectifier: ClassVar[bool] = False
 
+    @property
+    def tops(self) -> Sequence[str]:
+        """Names of the tops: one, called like the layer, unless a class says otherwise."""
+        return (self.name,)
+
     @abstractmethod
-    def lower(self, net: "Context", *x: ir.Value) -> ir.Value | Mean:
-        """Append the forward computation of `x`, the bottoms, and return the top.
+    def lower(self, net: "Context", *x: ir.Value) -> ir.Value | Mean | Sequence[ir.Value]:
+        """Append the forward computation of `x`, the bottoms, and return the top, or one value for each of `tops`.
 
         Raises:
             LayerError: the fields do not fit the bottoms.
@@ -95,9 +102,13 @@ AnyLayer = Annotated[SerializeAsAny[Layer], PlainValidator(LAYERS.parse)]
 
 
 class Side(Declared):
-    """A companion objective (deep supervision): layers that branch off here while training and end in a loss."""
+    """A companion objective (deep supervision): layers that branch off here while training and end in a loss.
+
+    Below `threshold` a loss of the side no longer counts: the total has loss_weight * max(0, loss - threshold).
+    """
 
     loss_weight: AnySchedule = ConstantSchedule(start=1.0)
+    threshold: float | None = Field(None, ge=0.0, allow_inf_nan=False)
     layers: list[AnyLayer] = Field(min_length=1)
 
 

@@ -64,6 +64,12 @@ class Context:
                 f"file holds {MAX_PARAMETERS:,}; use fewer outputs, or pool before it",
                 "num_output",
             )
+        if len(shape) < filler.min_axes:
+            raise LayerError(
+                f"the filler {filler.type} needs {filler.min_axes} axes or more, and the {suffix} "
+                f"{'x'.join(map(str, shape))} has {len(shape)}; use another one",
+                f"{suffix}_filler" if f"{suffix}_filler" in type(layer).model_fields else None,
+            )
         spec = layer.param[self._parameters] if self._parameters < len(layer.param) else ParamSpec()
         self._parameters += 1
         if suffix == "weight" and isinstance(filler, Constant) and filler.value == 0.0:
@@ -89,12 +95,20 @@ class Context:
         """Give a statistic its value for the next step."""
         self.updates[str(statistic.name)] = value
 
-    def keep(self, x: ir.Value, ratio: float) -> ir.Value:
-        """Return 1 where x is kept and 0 where it is dropped, with probability `ratio`."""
-        if self._rng is None:
-            self._rng = CounterRNG(self.g, self.seed(), self.step())
+    def keep(self, x: ir.Value, ratio: float, axes: int | None = None) -> ir.Value:
+        """Return 1 where x is kept and 0 where it is dropped, with probability `ratio`.
+
+        With `axes`, one decision holds for all elements that agree in their first `axes` indices.
+        """
         shape = [int(n) for n in shape_of(x)]
-        return self.g.Cast(self._rng.keep(self._current().name, shape, ratio), to=x.dtype)
+        if axes is not None:
+            shape = shape[:axes] + [1] * (len(shape) - axes)
+        return self.g.Cast(self._random().keep(self._current().name, shape, ratio), to=x.dtype)
+
+    def normal(self, x: ir.Value) -> ir.Value:
+        """Return a draw from N(0, 1) for each element of x, at most 4.9 in size."""
+        shape = [int(n) for n in shape_of(x)]
+        return self.g.Cast(self._random().normal(self._current().name, shape), to=x.dtype)
 
     def weight_filler(self, given: Filler | None) -> Filler:
         """Return the filler that the user gave, else msra before a rectifier and xavier otherwise."""
@@ -158,6 +172,11 @@ class Context:
         if self._layer is None:
             raise AssertionError("no layer is being lowered")
         return self._layer
+
+    def _random(self) -> CounterRNG:
+        if self._rng is None:
+            self._rng = CounterRNG(self.g, self.seed(), self.step())
+        return self._rng
 
     def _declare(self, tensor: StateTensor) -> ir.Value:
         if tensor.name not in self.inputs:

@@ -9,7 +9,8 @@ n = number of elements, fan_in = n / shape[0], fan_out = n / shape[1] (n for vec
 import hashlib
 import math
 from abc import abstractmethod
-from typing import Annotated, Literal, Self
+from collections.abc import Sequence
+from typing import Annotated, ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import Field, PlainValidator, SerializeAsAny, model_validator
@@ -21,6 +22,9 @@ class Filler(Declared):
     """How a parameter is filled before training."""
 
     type: str
+
+    # Fewest axes of a tensor that the formula makes sense for.
+    min_axes: ClassVar[int] = 0
 
     @abstractmethod
     def draw(self, bits: np.random.Philox, shape: tuple[int, ...]) -> np.ndarray:
@@ -53,6 +57,15 @@ def _fan(shape: tuple[int, ...], norm: str) -> float:
     fan_in = n / shape[0]
     fan_out = n / shape[1] if len(shape) > 1 else n
     return {"fan_in": fan_in, "fan_out": fan_out, "average": (fan_in + fan_out) / 2}[norm]
+
+
+def bilinear_kernel(kernel: Sequence[int]) -> np.ndarray:
+    """Return the product over the axes of 1 - |i / f - c| with f = ceil(k / 2), c = (k - 1) / (2 f), as in Caffe."""
+    product = np.ones(())
+    for k in kernel:
+        f = math.ceil(k / 2)
+        product = product[..., None] * (1.0 - np.abs(np.arange(k) / f - (k - 1) / (2.0 * f)))
+    return product
 
 
 VarianceNorm = Literal["fan_in", "fan_out", "average"]
@@ -120,3 +133,62 @@ class Msra(Filler):
 
     def draw(self, bits: np.random.Philox, shape: tuple[int, ...]) -> np.ndarray:  # noqa: D102
         return math.sqrt(2.0 / _fan(shape, self.variance_norm)) * normal_unit(bits, shape)
+
+
+@FILLERS.add
+class PositiveUnitball(Filler):
+    """Uniform in [0, 1), then divided by the sum over all but the first axis: shares that add up to 1."""
+
+    type: Literal["positive_unitball"] = "positive_unitball"
+
+    def draw(self, bits: np.random.Philox, shape: tuple[int, ...]) -> np.ndarray:  # noqa: D102
+        rows = uniform_unit(bits, (shape[0], math.prod(shape[1:])))
+        return (rows / rows.sum(1, keepdims=True)).reshape(shape)
+
+
+@FILLERS.add
+class Bilinear(Filler):
+    """The kernel of linear interpolation, the same for every pair of channels; for a Deconvolution that upsamples.
+
+    Upsampling by s: kernel_size 2 s - s % 2, stride s, pad ceil((s - 1) / 2), and group equal to the channels.
+    """
+
+    type: Literal["bilinear"] = "bilinear"
+    min_axes: ClassVar[int] = 3
+
+    def draw(self, bits: np.random.Philox, shape: tuple[int, ...]) -> np.ndarray:  # noqa: D102
+        return np.broadcast_to(bilinear_kernel(shape[2:]), shape).copy()
+
+
+@FILLERS.add
+class Orthogonal(Filler):
+    """Rows, or columns where there are fewer, of length `gain` and at right angles (Saxe et al., 2014).
+
+    The tensor is taken as a matrix [shape[0], n / shape[0]]: the Q of a QR decomposition of normal draws, with the
+    signs that make the diagonal of R positive.
+    """
+
+    type: Literal["orthogonal"] = "orthogonal"
+    gain: float = Field(1.0, gt=0.0, allow_inf_nan=False)
+    min_axes: ClassVar[int] = 2
+
+    def draw(self, bits: np.random.Philox, shape: tuple[int, ...]) -> np.ndarray:  # noqa: D102
+        rows, columns = shape[0], math.prod(shape[1:])
+        q, r = np.linalg.qr(normal_unit(bits, (max(rows, columns), min(rows, columns))))
+        q = q * np.where(np.diagonal(r) < 0.0, -1.0, 1.0)
+        return self.gain * (q if rows >= columns else q.T).reshape(shape)
+
+
+@FILLERS.add
+class Identity(Filler):
+    """1 from the i-th input to the i-th output, at the centre of a kernel, and 0 elsewhere."""
+
+    type: Literal["identity"] = "identity"
+    min_axes: ClassVar[int] = 2
+
+    def draw(self, bits: np.random.Philox, shape: tuple[int, ...]) -> np.ndarray:  # noqa: D102
+        values = np.zeros(shape, np.float64)
+        diagonal = np.arange(min(shape[:2]))
+        centre = sum(k // 2 * math.prod(shape[3 + i :]) for i, k in enumerate(shape[2:]))
+        values.reshape(shape[0], shape[1], -1)[diagonal, diagonal, centre] = 1.0
+        return values

@@ -9,18 +9,20 @@ from pydantic import Field
 from netc.graph import shape_of
 from netc.layers.base import LAYERS, LayerError, Mean, Metric
 from netc.layers.context import Context
-from netc.layers.loss import class_mask
+from netc.layers.loss import MAX_CLASSES, class_mask, normalized, not_ignored
+from netc.layers.targets import paired
 
 
 @LAYERS.add
 class Accuracy(Metric):
     """The fraction of samples whose label is among the `top_k` highest scores; ties count against it.
 
-    Bottoms: scores [N, C] and labels [N].
+    Bottoms: scores [N, C] and labels [N]. Samples with `ignore_label` count neither as right nor as wrong.
     """
 
     type: Literal["Accuracy"] = "Accuracy"
     top_k: int = Field(1, gt=0)
+    ignore_label: int | None = Field(None, ge=0, lt=MAX_CLASSES)
 
     takes_labels: ClassVar[bool] = True
     kind: ClassVar[str] = "accuracy"
@@ -36,5 +38,21 @@ class Accuracy(Metric):
             # Whatever is not below the own score, an equal one or NaN, counts against the sample.
             below = g.ReduceSum(g.Cast(g.Less(scores, own), to=scores.dtype), axis, keepdims=0)
             hit = g.GreaterOrEqual(below, float(int(shape_of(scores)[1]) - self.top_k))
-            value = g.ReduceMean(g.Cast(hit, to=scores.dtype), keepdims=0)
-        return Mean(value, net.batch_count(scores))
+            hit = g.Cast(hit, to=scores.dtype)
+            counted = not_ignored(net, labels, self.ignore_label)
+            if counted is not None:
+                return normalized(net, hit, "valid", counted)
+            return Mean(g.ReduceMean(hit, keepdims=0), net.batch_count(scores))
+
+
+@LAYERS.add
+class MeanAbsoluteError(Metric):
+    """The mean of |a - b| over all values of two bottoms of equal size."""
+
+    type: Literal["MeanAbsoluteError"] = "MeanAbsoluteError"
+
+    kind: ClassVar[str] = "error"
+
+    def lower(self, net: Context, *x: ir.Value) -> Mean:  # noqa: D102
+        a, b = paired(net, *x)
+        return Mean(net.g.ReduceMean(net.g.Abs(net.g.Sub(a, b)), keepdims=0), net.batch_count(a))

@@ -1,5 +1,6 @@
-"""Pooling layers."""
+"""Pooling layers, and upsampling, their counterpart."""
 
+import math
 from typing import Literal
 
 import numpy as np
@@ -10,6 +11,8 @@ from netc.declared import Integers
 from netc.graph import shape_of
 from netc.layers.base import LAYERS, MAX_ELEMENTS, Layer, LayerError, elements, one_per_axis, sample, spatial
 from netc.layers.context import Context
+from netc.layers.fillers import bilinear_kernel
+from netc.layers.shapes import reshape
 
 
 @LAYERS.add
@@ -85,3 +88,75 @@ class Pooling(Layer):
                 "stride",
             )
         return out
+
+
+@LAYERS.add
+class SPP(Layer):
+    """Spatial pyramid pooling: at each level l < pyramid_height, 2^l windows along each axis (He et al., 2014).
+
+    Input [N, C, ...], output [N, C * (1 + 2^d + 4^d + ...)] for d spatial axes: the levels, flattened, one behind the
+    other. Level l pools with b = 2^l, kernel and stride k = ceil(n / b) and pad floor((k b - n + 1) / 2), as in Caffe.
+    """
+
+    type: Literal["SPP"] = "SPP"
+    pyramid_height: int = Field(gt=0, le=16)
+    pool: Literal["max", "average"] = "max"
+
+    passes_rectifier = True
+
+    def lower(self, net: Context, *x: ir.Value) -> ir.Value:  # noqa: D102
+        size, levels = spatial(x[0], self), []
+        for level in range(self.pyramid_height):
+            bins = 2**level
+            kernel = [math.ceil(n / bins) for n in size]
+            pad = [(k * bins - n + 1) // 2 for k, n in zip(kernel, size, strict=True)]
+            if any(p >= k for p, k in zip(pad, kernel, strict=True)):
+                raise LayerError(
+                    f"pyramid_height {self.pyramid_height} divides the input {sample(x[0])} into {bins} windows along "
+                    f"an axis, some of which would see padding only; use {level}, or a larger input",
+                    "pyramid_height",
+                )
+            pooling = Pooling(pool=self.pool, kernel_size=kernel, stride=kernel, pad=pad)
+            levels.append(net.g.Flatten(pooling.lower(net, x[0]), axis=1))
+        return net.g.Concat(*levels, axis=1) if len(levels) > 1 else levels[0]
+
+
+@LAYERS.add
+class Upsample(Layer):
+    """Enlarge every plane by `scale`, one factor or one an axis: repeat elements, or interpolate between them.
+
+    Input [N, C, ...], output [N, C, ...] with size scale * n. `bilinear` is linear along every axis, with elements
+    as the centres of cells and the border repeated outside (half-pixel, as in most frameworks).
+    """
+
+    type: Literal["Upsample"] = "Upsample"
+    scale: Integers = Field(min_length=1)
+    mode: Literal["nearest", "bilinear"] = "nearest"
+
+    passes_rectifier = True
+
+    def lower(self, net: Context, *x: ir.Value) -> ir.Value:  # noqa: D102
+        size = spatial(x[0], self)
+        scale = one_per_axis(self.scale, len(size), "scale", minimum=1)
+        outs = [n * s for n, s in zip(size, scale, strict=True)]
+        if elements([*shape_of(x[0])[:2], *outs]) > MAX_ELEMENTS:
+            raise LayerError(f"scale {max(scale)} makes the output larger than {MAX_ELEMENTS:,} numbers", "scale")
+        if self.mode == "bilinear":
+            return self._interpolate(net, x[0], size, scale)
+        channels = int(shape_of(x[0])[1])
+        cells = reshape(net.g, x[0], [0, channels, *(m for n in size for m in (n, 1))])
+        copies = net.g.Expand(cells, np.array([1, 1, *(m for s in scale for m in (1, s))], np.int64))
+        return reshape(net.g, copies, [0, channels, *outs])
+
+    def _interpolate(self, net: Context, x: ir.Value, size: list[int], scale: list[int]) -> ir.Value:
+        """Spread each element with a bilinear kernel, one repeated border element on each side, cut off again."""
+        g, channels = net.g, int(shape_of(x)[1])
+        for axis, n in enumerate(size, start=2):
+            ends = [g.Slice(x, *(np.array([v], np.int64) for v in (i, i + 1, axis))) for i in (0, n - 1)]
+            x = g.Concat(ends[0], x, ends[1], axis=axis)
+        kernel = [2 * s - s % 2 for s in scale]
+        pads = [s // 2 + s for s in scale]
+        spread = np.broadcast_to(bilinear_kernel(kernel), [channels, 1, *kernel]).astype(g.dtype.numpy())
+        return g.ConvTranspose(
+            x, g.constant(spread), kernel_shape=kernel, strides=scale, pads=pads + pads, group=channels
+        )

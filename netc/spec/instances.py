@@ -68,6 +68,8 @@ class Instance:
             name = content["name"].node
             scoped = name.content if "block" in content else f"{self.prefix}/{name.content}"
             content["name"] = Entry(content["name"].key, Node(name.position, scoped))
+        if "top" in content:
+            content["top"] = Entry(content["top"].key, self._scoped(content["top"].node))
         if "bottom" in content:
             content["bottom"] = Entry(content["bottom"].key, self._bottoms(content["bottom"].node))
         side = content.get("side")
@@ -84,6 +86,12 @@ class Instance:
             return Node(node.position, tuple(self._bottoms(child) for child in node.content))
         own = isinstance(node.content, str) and node.content.split("/")[0] in self.own_names
         return Node(node.position, f"{self.prefix}/{node.content}") if own else node
+
+    def _scoped(self, node: Node) -> Node:
+        """Put the prefix before a name, or before each of a list."""
+        if isinstance(node.content, tuple):
+            return Node(node.position, tuple(self._scoped(child) for child in node.content))
+        return Node(node.position, f"{self.prefix}/{node.content}") if isinstance(node.content, str) else node
 
     def _substituted(self, node: Node) -> Node:
         here = replace(node.position, used_at=self.use)
@@ -164,6 +172,10 @@ def _layer_names(layers: tuple[Node, ...]) -> Iterator[str]:
             continue
         if "name" in content and isinstance(content["name"].node.content, str):
             yield content["name"].node.content
+        tops = content["top"].node.content if "top" in content else ()
+        for top in tops if isinstance(tops, tuple) else ():
+            if isinstance(top.content, str):
+                yield top.content
         side = content.get("side")
         if side is not None and isinstance(side.node.content, dict) and "layers" in side.node.content:
             inner = side.node.content["layers"].node.content

@@ -25,8 +25,8 @@ class TensorSpec:
 
     `shape` holds integers, or the string "N" for a batch axis of any size. `feeds` is the name of the state or
     input that takes an output's value, `field` the array of a data source, `weight` the output with the weight
-    of a mean, `activation` what a loss would still apply ("logits") or None, `label` the label input whose classes
-    an output scores or None.
+    of a mean, `activation` what a loss would still apply ("logits" or "sigmoid") or None, `label` the label input
+    whose classes an output scores or None.
     """
 
     name: str
@@ -106,7 +106,10 @@ class Interface:
 
 @dataclass(frozen=True)
 class Metric:
-    """A number that a step reports; `kind` is total, loss, side_loss, accuracy, side_accuracy or rate."""
+    """A number that a step reports.
+
+    `kind` is total, loss, side_loss, accuracy, side_accuracy, error, side_error or rate.
+    """
 
     name: str
     kind: str

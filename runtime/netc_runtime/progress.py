@@ -16,7 +16,8 @@ from netc_runtime.events import EpochDone, Reporter, Started, StepDone, TrainRes
 from netc_runtime.jsonfields import without_non_finite
 
 _REFRESH = 0.1  # seconds between two updates of the bar
-_ORDER = {"total": 0, "loss": 1, "side_loss": 2, "accuracy": 3, "side_accuracy": 4, "rate": 5}
+_KINDS = ("total", "loss", "side_loss", "accuracy", "side_accuracy", "error", "side_error", "rate")
+_ORDER = {kind: place for place, kind in enumerate(_KINDS)}
 
 
 def make_reporter(as_json: bool = False, out: IO[str] | None = None) -> Reporter:

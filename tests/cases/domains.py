@@ -36,6 +36,11 @@ def ties(rng: np.random.Generator, shape: Shape) -> np.ndarray:
     return np.maximum(rng.integers(-2, 3, shape), 0).astype(np.float64)
 
 
+def crossing(rng: np.random.Generator, shape: Shape) -> np.ndarray:
+    """Draw from -1, 0 and 1: both sides of a kink at 0, and the kink."""
+    return rng.integers(-1, 2, shape).astype(np.float64)
+
+
 def whole(low: int, high: int) -> Domain:
     """Return a domain of whole numbers in [low, high)."""
     return lambda rng, shape: rng.integers(low, high, shape)

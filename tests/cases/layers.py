@@ -32,6 +32,9 @@ class LayerCase:
     domains: Mapping[str, Domain] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
     smooth: bool = True
+    weight: Callable[[Tensors], float] = lambda t: BATCH  # of a loss's or metric's mean
+    fixed: tuple[str, ...] = ()  # inputs that the oracle chooses by, so that it has no slope along them
+    objective: Oracle | None = None  # where the layer under test is a metric behind a loss
 
     @property
     def id(self) -> str:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the name that everyone knows)
 
 from netc.graph import GraphBuilder
-from tests.cases.domains import Domain, Shape, Tensor, coin, normal, positive, separated, ties
+from tests.cases.domains import Domain, Shape, Tensor, coin, crossing, normal, positive, separated, ties
 
 
 @dataclass(frozen=True)
@@ -246,9 +246,27 @@ PRIMITIVES: list[Primitive] = [
         lambda x: x.clamp(0.0, 1.0),
         smooth=False,
     ),
+    one("Elu", separated, F.elu),
+    Primitive(
+        "Elu",
+        "alpha, at zero",
+        lambda g, x: g.Elu(x, alpha=0.3),
+        args((5, 6), domain=crossing),
+        lambda x: F.elu(x, 0.3),
+        smooth=False,
+    ),
     one("Erf", normal, torch.erf),
     one("Exp", normal, torch.exp),
     one("Identity", normal, torch.clone),
+    one("LeakyRelu", separated, F.leaky_relu),
+    Primitive(
+        "LeakyRelu",
+        "slope, at zero",
+        lambda g, x: g.LeakyRelu(x, alpha=-0.25),
+        args((5, 6), domain=crossing),
+        lambda x: F.leaky_relu(x, -0.25),
+        smooth=False,
+    ),
     one("Log", positive, torch.log),
     one("Neg", normal, torch.neg),
     one("Reciprocal", positive, torch.reciprocal),
@@ -370,6 +388,9 @@ PRIMITIVES: list[Primitive] = [
             "matrices": ((2, 3), (3, 4)),
             "batches": ((5, 2, 3), (5, 3, 4)),
             "left broadcasts": ((2, 3), (5, 3, 4)),
+            "right is one matrix": ((5, 2, 3), (3, 4)),
+            "right is one matrix, two batch axes": ((2, 5, 2, 3), (3, 4)),
+            "right broadcasts": ((5, 2, 3), (1, 3, 4)),
             "both broadcast": ((2, 1, 2, 3), (3, 3, 4)),
         }.items()
     ),

@@ -1,5 +1,6 @@
 """Rows for learning-rate policies, loss-weight schedules and solvers."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -30,11 +31,23 @@ POLICY_CASES: list[CurveCase] = [
     CurveCase({"type": "inv", "gamma": 0.3, "power": 2.0}, lambda it: 0.1 * (1 + 0.3 * it) ** -2.0),
 ]
 
+
+def dsn_decay(done: float, epochs: int, factor: float) -> float:
+    """Apply alpha <- alpha * factor * (1 - t / N) once for each epoch t that has begun since the first."""
+    alpha = 1.0
+    for t in range(1, math.floor(min(done, 1.0) * epochs) + 1):
+        alpha *= factor * (1 - t / epochs)
+    return alpha
+
+
 # Of the fraction of the planned updates that is done.
 SCHEDULE_CASES: list[CurveCase] = [
     CurveCase({"policy": "constant", "start": 0.3}, lambda t: 0.3),
     CurveCase({"policy": "linear", "start": 0.3, "end": 0.0, "until": 0.8}, lambda t: max(0.3 * (1 - t / 0.8), 0.0)),
     CurveCase({"policy": "linear", "start": 0.1, "end": 0.5}, lambda t: 0.1 + 0.4 * min(t, 1.0)),
+    CurveCase({"policy": "step_off", "start": 0.3, "until": 0.8}, lambda t: 0.3 if t < 0.8 else 0.0),
+    CurveCase({"policy": "dsn", "start": 0.5, "epochs": 10}, lambda t: 0.5 * dsn_decay(t, 10, 0.1)),
+    CurveCase({"policy": "dsn", "start": 2.0, "epochs": 3, "factor": 0.9}, lambda t: 2.0 * dsn_decay(t, 3, 0.9)),
 ]
 
 # Of a parameter, its gradient (decay included), the rate, the completed updates and the memory, which it changes.
