@@ -21,6 +21,7 @@ import pytest
 
 from netc.cli import main
 from netc.layers import LAYERS
+from tests.zoo import ZOO
 
 SPEC = """\
 netc: 1
@@ -324,7 +325,7 @@ def test_wiring_takes_no_exponential_time(netc: Netc) -> None:
 
 # -- commands called wrongly, beside spec.yaml; no run, no artifact is needed ----------------------------------
 
-ZOO = "known: lenet, lenet_bn_dropout, lenet_dsn, mlp, resnet_tiny"
+ZOO = "known: {', '.join(ZOO)}"
 BAD_COMMANDS: list[tuple[list[str], int, list[str]]] = [
     (["check", "lennet"], 2, ['there is no file "lennet" and no spec of that name in the zoo; did you mean "lenet"?']),
     (["check", "my.yaml"], 2, [f'there is no file "my.yaml" and no spec of that name in the zoo; {ZOO}']),
