@@ -325,10 +325,10 @@ def test_wiring_takes_no_exponential_time(netc: Netc) -> None:
 
 # -- commands called wrongly, beside spec.yaml; no run, no artifact is needed ----------------------------------
 
-ZOO = "known: {', '.join(ZOO)}"
+KNOWN_SPECS = f"known: {', '.join(ZOO)}"
 BAD_COMMANDS: list[tuple[list[str], int, list[str]]] = [
     (["check", "lennet"], 2, ['there is no file "lennet" and no spec of that name in the zoo; did you mean "lenet"?']),
-    (["check", "my.yaml"], 2, [f'there is no file "my.yaml" and no spec of that name in the zoo; {ZOO}']),
+    (["check", "my.yaml"], 2, [f'there is no file "my.yaml" and no spec of that name in the zoo; {KNOWN_SPECS}']),
     (["check", "a/b.yaml"], 2, ['there is no file "a/b.yaml"']),
     (["check", "."], 2, [".: this is a directory; name a spec file in it"]),
     (["check", "x" * 300], 3, [f"cannot access {'x' * 40}... (300 characters): File name too long; check the path"]),
