@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from netc_runtime.arrays import SAFETENSORS_DTYPES, Array, shape_text
 from netc_runtime.errors import DamagedFileError, DriverError, ExitCode
 from netc_runtime.files import read_bounded
-from netc_runtime.jsonfields import MalformedError, field, objects, optional, parse_object
+from netc_runtime.jsonfields import MalformedError, field, integers, objects, optional, parse_object
 from netc_runtime.tensorfile import TensorFile
 
 FORMAT = "netc.artifact"
@@ -16,6 +18,11 @@ FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 INITIAL_STATE = "init.safetensors"
 GRAPHS = ("train", "eval", "fold", "infer")
+POPULATION = "population"
+"""The program of population statistics, which only an artifact with such statistics has."""
+COUNTING_KINDS = ("mean_iou", "class_accuracy", "confusion_matrix")
+"""The kinds of metric that are made of a confusion matrix; those of a side begin with `SIDE`."""
+SIDE = "side_"
 _MANIFEST_LIMIT = 64 << 20
 
 
@@ -26,7 +33,7 @@ class TensorSpec:
     `shape` holds integers, or the string "N" for a batch axis of any size. `feeds` is the name of the state or
     input that takes an output's value, `field` the array of a data source, `weight` the output with the weight
     of a mean, `activation` what a loss would still apply ("logits" or "sigmoid") or None, `label` the label input
-    whose classes an output scores or None.
+    whose classes an output scores or None, `ignored` the label values that are no class and do not count.
     """
 
     name: str
@@ -39,6 +46,7 @@ class TensorSpec:
     weight: str | None = None
     activation: str | None = None
     label: str | None = None
+    ignored: tuple[int, ...] = ()
 
     @classmethod
     def parse(cls, entry: Mapping[str, Any]) -> "TensorSpec":
@@ -61,6 +69,7 @@ class TensorSpec:
             weight=optional(entry, "weight", str),
             activation=optional(entry, "activation", str),
             label=optional(entry, "label", str),
+            ignored=integers(entry, "ignored"),
         )
 
     @property
@@ -100,7 +109,7 @@ class Interface:
         return frozenset(spec.feeds for spec in self.outputs if spec.feeds is not None)
 
     def outputs_of(self, role: str) -> tuple[TensorSpec, ...]:
-        """Return the outputs of one role: next, metric, weight, output or parameter."""
+        """Return the outputs of one role: next, metric, weight, count, statistic, output or parameter."""
         return tuple(spec for spec in self.outputs if spec.role == role)
 
 
@@ -108,17 +117,26 @@ class Interface:
 class Metric:
     """A number that a step reports.
 
-    `kind` is total, loss, side_loss, accuracy, side_accuracy, error, side_error or rate.
+    `kind` is total, loss, fuse_loss, side_loss, penalty, accuracy, error, rate or one of COUNTING_KINDS; a kind of
+    metric that a side may have too begins with `SIDE` there.
     """
 
     name: str
     kind: str
     layer: str | None
 
+    @property
+    def is_counted(self) -> bool:
+        """Whether it is made of a confusion matrix, an output of role count, instead of being a mean."""
+        return self.kind.removeprefix(SIDE) in COUNTING_KINDS
+
 
 @dataclass(frozen=True)
 class Artifact:
-    """What the compiler wrote, validated; the tensors stay on disk until `initial_state`."""
+    """What the compiler wrote, validated; the tensors stay on disk until `initial_state`.
+
+    `population_batches` is how many training batches the population statistics are the averages of; 0 without any.
+    """
 
     folder: Path
     name: str
@@ -130,6 +148,7 @@ class Artifact:
     metrics: tuple[Metric, ...]
     graphs: Mapping[str, Interface]
     files: Mapping[str, str]
+    population_batches: int = 0
 
     @classmethod
     def load(cls, folder: Path) -> "Artifact":
@@ -185,20 +204,24 @@ class Artifact:
             ),
             graphs=graphs,
             files=files,
+            population_batches=optional(manifest, "population_batches", int) or 0,
         )
         artifact._check_batch()
         artifact._check_references()
+        artifact._check_counts()
+        artifact._check_population()
         return artifact
 
     def _check_batch(self) -> None:
         if self.batch_size < 1:
             raise MalformedError(f'"batch_size" should be at least 1, not {self.batch_size}')
-        for spec in self.graphs["train"].inputs_of("batch"):
-            if spec.shape[:1] != (self.batch_size,):
-                raise MalformedError(
-                    f'train takes "{spec.name}" with the shape {shape_text(spec.shape)}, which is no batch of '
-                    f"{self.batch_size} samples"
-                )
+        for key in ("train", POPULATION) if self.has_population else ("train",):
+            for spec in self.graphs[key].inputs_of("batch"):
+                if spec.shape[:1] != (self.batch_size,):
+                    raise MalformedError(
+                        f'{key} takes "{spec.name}" with the shape {shape_text(spec.shape)}, which is no batch of '
+                        f"{self.batch_size} samples"
+                    )
 
     def _check_references(self) -> None:
         state = {spec.name for spec in self.state}
@@ -229,8 +252,51 @@ class Artifact:
             if len(inputs) != len(graph.inputs) or len(outputs) != len(graph.outputs):
                 raise MalformedError(f"{key} has two inputs or two outputs of one name")
 
+    def _check_counts(self) -> None:
+        counts = {spec.name: spec for spec in self.graphs["eval"].outputs_of("count")}
+        counted = {metric.name for metric in self.metrics if metric.is_counted}
+        for name, spec in counts.items():
+            if len(spec.shape) != 2 or spec.shape[0] != spec.shape[1] or spec.shape[0] in (0, "N"):
+                raise MalformedError(
+                    f'the count "{name}" of eval has the shape {shape_text(spec.shape)}; a confusion matrix is square'
+                )
+            if np.dtype(spec.dtype).kind not in "iu":
+                raise MalformedError(f'the count "{name}" of eval is {spec.dtype}; a confusion matrix counts integers')
+            if name not in counted:
+                raise MalformedError(f'"metrics" does not say what is made of the count "{name}" of eval')
+        for name in sorted(counted - counts.keys()):
+            raise MalformedError(f'the metric "{name}" is made of a confusion matrix, but eval has no count "{name}"')
+
+    def _check_population(self) -> None:
+        if self.has_population != (self.population_batches > 0):
+            there = "there is a" if self.has_population else "there is no"
+            raise MalformedError(f'"population_batches" is {self.population_batches}, but {there} graph "{POPULATION}"')
+        if not self.has_population:
+            return
+        graph, state = self.graphs[POPULATION], {spec.name: spec for spec in self.state}
+        fields = {(spec.name, spec.field) for spec in self.graphs["train"].inputs_of("batch")}
+        for spec in graph.inputs_of("batch"):
+            if (spec.name, spec.field) not in fields:
+                raise MalformedError(f'{POPULATION} takes the batch input "{spec.name}", which train does not take')
+        for spec in graph.outputs_of("statistic"):
+            fed = state.get(spec.feeds or "")
+            if fed is None or fed.role != "statistic":
+                raise MalformedError(f'{POPULATION} feeds "{spec.name}" to "{spec.feeds}", which is no statistic')
+            if fed.shape != spec.shape or np.dtype(spec.dtype).kind != "f":
+                raise MalformedError(
+                    f'{POPULATION} gives "{spec.name}" as {spec.dtype} {shape_text(spec.shape)}, which does not fit '
+                    f'the statistic "{fed.name}"'
+                )
+        if len(graph.fed) != len(graph.outputs_of("statistic")):
+            raise MalformedError(f"{POPULATION} feeds one statistic twice")
+
+    @property
+    def has_population(self) -> bool:
+        """Whether statistics of the whole training split replace the running ones at the end of training."""
+        return POPULATION in self.graphs
+
     def graph(self, key: str) -> Interface:
-        """Return the interface of a program: train, eval, fold or infer."""
+        """Return the interface of a program: train, eval, fold, infer or population."""
         return self.graphs[key]
 
     def file(self, key: str) -> Path:

@@ -57,7 +57,7 @@ class Position:
 
     `step` counts updates, `epoch` finished epochs, `cursor` the batches done of the running epoch; `evaluated` says
     that the state of this step has been evaluated; `sums` are the running epoch's sums of training metrics,
-    `rates` the learning rates of the last step.
+    `rates` the learning rates of the last step; `population` says that the state holds population statistics.
     """
 
     step: int
@@ -67,6 +67,7 @@ class Position:
     sums: Mapping[str, float]
     rates: Mapping[str, float]
     best: Best | None
+    population: bool = False
 
     @classmethod
     def start(cls) -> "Position":
@@ -126,6 +127,7 @@ class Checkpoint:
             "epoch": position.epoch,
             "cursor": position.cursor,
             "evaluated": int(position.evaluated),
+            "population": int(position.population),
             "sums": dict(position.sums),
             "rates": dict(position.rates),
             "best": None if best is None else vars(best),
@@ -183,6 +185,7 @@ class Checkpoint:
                 sums=_numbers(field(metadata, "sums", dict)),
                 rates=_numbers(field(metadata, "rates", dict)),
                 best=best,
+                population=bool(_integer(metadata, "population", 1)),
             ),
             seed=_integer(metadata, "seed", (1 << 64) - 1),
             threads=_integer(metadata, "threads", MOST_THREADS, least=1),

@@ -9,10 +9,12 @@ import numpy as np
 
 from netc_runtime.arrays import Array
 from netc_runtime.artifact import Artifact, TensorSpec
+from netc_runtime.counts import Counted, Counts
 from netc_runtime.data import open_source
 from netc_runtime.data.base import Source, Split
-from netc_runtime.data.batches import check_fit, evaluation_batches, sample_count
+from netc_runtime.data.batches import check_fit, evaluation_batches, evaluation_size, sample_count
 from netc_runtime.errors import DriverError, ExitCode
+from netc_runtime.jsonfields import without_non_finite
 from netc_runtime.model import Model, labels_of
 from netc_runtime.run import RunFolder
 from netc_runtime.session import Host, Program
@@ -20,13 +22,29 @@ from netc_runtime.session import Host, Program
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """What an evaluation of the test split found. `step` and `checkpoint` are None for a model.onnx."""
+    """What an evaluation of the test split found. `step` and `checkpoint` are None for a model.onnx.
+
+    `metrics` holds the one number of every metric, `counts` all of those that are made of a confusion matrix.
+    """
 
     metrics: Mapping[str, float]
     samples: int
     device: str
     step: int | None = None
     checkpoint: Path | None = None
+    counts: tuple[Counted, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as plain data for JSON: NaN is None, and `counts`, by name, is there if the spec has some."""
+        plain: dict[str, Any] = {
+            **vars(self),
+            "metrics": dict(self.metrics),
+            "checkpoint": None if self.checkpoint is None else str(self.checkpoint),
+        }
+        del plain["counts"]
+        if self.counts:
+            plain["counts"] = {counted.name: counted.as_dict() for counted in self.counts}
+        return {key: without_non_finite(value) for key, value in plain.items()}
 
 
 class Means:
@@ -51,16 +69,30 @@ class Means:
         return {name: total / weight if weight else float("nan") for name, (total, weight) in self._sums.items()}
 
 
+@dataclass(frozen=True)
+class Measured:
+    """The one number of every metric over a split, and all of those that are made of a confusion matrix."""
+
+    metrics: Mapping[str, float]
+    counts: tuple[Counted, ...]
+
+
 class Evaluator:
-    """`eval.onnx`, loaded once and run with one state after another."""
+    """`eval.onnx`, loaded once and run with one state after another.
+
+    `batch_size` is how many samples run at once.
+    """
 
     def __init__(self, artifact: Artifact, host: Host) -> None:
         graph = artifact.graph("eval")
         self._program = Program(artifact.file("eval"), host, graph)
         self._inputs = graph.inputs_of("batch")
+        self._metrics = artifact.metrics
+        self.batch_size = evaluation_size(self._inputs)
         self.metrics_declared = graph.outputs_of("metric")
         self.device = self._program.device
-        self.metric_names = tuple(spec.name for spec in self.metrics_declared)
+        counted = (metric.name for metric in artifact.metrics if metric.is_counted)
+        self.metric_names = (*(spec.name for spec in self.metrics_declared), *counted)
         self.output_names = tuple(spec.name for spec in graph.outputs_of("output"))
 
     @property
@@ -70,12 +102,24 @@ class Evaluator:
 
     def metrics(
         self, state: Mapping[str, Array], split: Split, before_batch: Callable[[], None] = lambda: None
-    ) -> dict[str, float]:
-        """Return the exact mean of every metric over a split; what `before_batch` raises ends the evaluation."""
-        means = Means(self.metrics_declared)
-        for results in self.run(state, split, means.outputs, before_batch):
+    ) -> Mapping[str, float]:
+        """Return the number of every metric over a split; what `before_batch` raises ends the evaluation."""
+        return self.measure(state, split, before_batch=before_batch).metrics
+
+    def measure(
+        self,
+        state: Mapping[str, Array],
+        split: Split,
+        classes: tuple[str, ...] = (),
+        before_batch: Callable[[], None] = lambda: None,
+    ) -> Measured:
+        """Return the exact mean of every metric, and all counts; `classes` are the names that the data has."""
+        means, counts = Means(self.metrics_declared), Counts(self._metrics)
+        for results in self.run(state, split, (*means.outputs, *counts.outputs), before_batch):
             means.add(results)
-        return means.values
+            counts.add(results)
+        counted = counts.results(classes)
+        return Measured(means.values | {count.name: count.value for count in counted}, counted)
 
     def run(
         self,
@@ -86,37 +130,40 @@ class Evaluator:
     ) -> Iterator[dict[str, Array]]:
         """Yield the named outputs for one batch of the split after another, in order."""
         self._program.fix(state)
-        for batch in evaluation_batches(split, self._inputs):
+        for batch in evaluation_batches(split, self._inputs, self.batch_size):
             before_batch()
             yield self._program(batch, outputs)
 
 
 class Accuracy:
-    """The fraction of samples whose label has the highest score, counted over batches.
+    """The fraction of labels whose class has the highest score, counted over batches.
 
-    As the compiled Accuracy counts it: an equal score of another class, or a NaN, counts against the sample.
+    As the compiled Accuracy counts it: an equal score of another class, or a NaN, counts against the label; a label
+    that is `ignored` does not count.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ignored: Sequence[int] = ()) -> None:
+        self._ignored = list(ignored)
         self._right = 0
         self._count = 0
 
     def add(self, scores: Array, labels: Array) -> None:
-        """Count one batch: scores [n, classes] and labels [n]."""
+        """Count one batch: scores [n, classes] and labels [n], or [n, classes, H, W] and [n, H, W]."""
         classes = scores.shape[1]
-        known = (labels >= 0) & (labels < classes)  # the data may have labels that the model has no class for
-        own = scores[np.arange(len(labels)), np.where(known, labels, 0).astype(np.intp)]
-        below = (scores < own[:, np.newaxis]).sum(axis=1)
+        counts = ~np.isin(labels, self._ignored)
+        known = counts & (labels >= 0) & (labels < classes)  # the data may have labels that the model has no class for
+        own = np.take_along_axis(scores, np.where(known, labels, 0).astype(np.intp)[:, np.newaxis], axis=1)
+        below = (scores < own).sum(axis=1)
         self._right += int(np.count_nonzero(known & (below >= classes - 1)))
-        self._count += len(labels)
+        self._count += int(np.count_nonzero(counts))
 
     @property
     def value(self) -> float:
-        """Between 0 and 1."""
-        return self._right / self._count
+        """Between 0 and 1; NaN where no label counts."""
+        return self._right / self._count if self._count else float("nan")
 
 
-def evaluate(artifact: Artifact, state: Mapping[str, Array], source: Source, host: Host) -> dict[str, float]:
+def evaluate(artifact: Artifact, state: Mapping[str, Array], source: Source, host: Host) -> Mapping[str, float]:
     """Return the metrics of a state over the test split of `source`; raises DriverError."""
     evaluator = Evaluator(artifact, host)
     check_fit(source, evaluator.inputs)
@@ -140,8 +187,15 @@ def evaluate_run(
     source = open_source(data_section(artifact.spec, data_overrides))
     evaluator = Evaluator(artifact, host or Host())
     check_fit(source, evaluator.inputs)
-    metrics = evaluator.metrics(found.state, source.test)
-    return EvaluationReport(metrics, sample_count(source.test), evaluator.device, found.position.step, path)
+    measured = evaluator.measure(found.state, source.test, source.classes)
+    return EvaluationReport(
+        measured.metrics,
+        sample_count(source.test),
+        evaluator.device,
+        found.position.step,
+        path,
+        measured.counts,
+    )
 
 
 def evaluate_model(
@@ -159,8 +213,8 @@ def evaluate_model(
     labels = labels_of(source.test, scores)
     if labels is None:
         raise DriverError(f"{model} cannot be evaluated alone: its data has no labels", ExitCode.USAGE)
-    accuracy, start = Accuracy(), 0
-    for batch in evaluation_batches(source.test, loaded.inputs):
+    accuracy, start = Accuracy(scores.ignored), 0
+    for batch in evaluation_batches(source.test, loaded.inputs, evaluation_size(loaded.inputs)):
         result = loaded.program(batch, (scores.name,))[scores.name]
         accuracy.add(result, labels[start : start + len(result)])
         start += len(result)

@@ -148,7 +148,8 @@ def _compare(artifact: Artifact, state: Mapping[str, Array], model: Model, split
     means = Means([spec for spec in evaluator.metrics_declared if spec.name in accuracies])
     difference = largest = 0.0
     references = evaluator.run(state, split, (*names, *means.outputs))
-    for batch, reference in zip(evaluation_batches(split, model.inputs), references, strict=True):
+    batches = evaluation_batches(split, model.inputs, evaluator.batch_size)
+    for batch, reference in zip(batches, references, strict=True):
         results = model.program(batch, names)
         for name in names:
             # np.maximum, unlike max, lets a NaN through.

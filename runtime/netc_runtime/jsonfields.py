@@ -40,6 +40,14 @@ def optional(mapping: Mapping[str, Any], key: str, kind: type[T]) -> T | None:
     return None if mapping.get(key) is None else field(mapping, key, kind)
 
 
+def integers(mapping: Mapping[str, Any], key: str) -> tuple[int, ...]:
+    """Return a list of integers, empty where `key` is absent or null; raises MalformedError for anything else."""
+    values = optional(mapping, key, list) or []
+    if not all(isinstance(value, int) and not isinstance(value, bool) for value in values):
+        raise MalformedError(f'"{key}" should be a list of integers, not {json.dumps(values)[:60]}')
+    return tuple(values)
+
+
 def objects(mapping: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
     """Return a list of JSON objects; raises MalformedError otherwise."""
     values = field(mapping, key, list)

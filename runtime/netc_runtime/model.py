@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from netc_runtime.arrays import Array
+from netc_runtime.arrays import Array, shape_text
 from netc_runtime.artifact import TensorSpec
+from netc_runtime.counts import fitting_names
 from netc_runtime.errors import DriverError, ExitCode, NotExportedError
 from netc_runtime.jsonfields import MalformedError, parse_object
 from netc_runtime.session import Host, Program
@@ -71,8 +72,7 @@ def class_names(known: tuple[str, ...], outputs: Sequence[TensorSpec]) -> tuple[
     """Return a name for each score of the first output with scores: the known ones where they fit, else numbers."""
     for spec in outputs:
         if classifies(spec):
-            count = int(spec.shape[1])
-            return known if len(known) == count else tuple(map(str, range(count)))
+            return fitting_names(known, int(spec.shape[1]))
     return ()
 
 
@@ -91,10 +91,22 @@ def _parse_classes(text: str) -> tuple[str, ...]:
 
 
 def classifies(spec: TensorSpec) -> bool:
-    """Whether an output scores the classes of a label input: [N, classes]."""
-    return spec.label is not None and len(spec.shape) == 2 and isinstance(spec.shape[1], int) and spec.shape[1] > 0
+    """Whether an output scores the classes of a label input: [N, classes], or [N, classes, H, W] for a class map."""
+    if spec.label is None or len(spec.shape) not in (2, 4):
+        return False
+    return all(isinstance(axis, int) and axis > 0 for axis in spec.shape[1:])
 
 
 def labels_of(split: Mapping[str, Array], scores: TensorSpec) -> Array | None:
-    """Return the labels that an output scores, under the name of its label input or else as `label`, if any."""
-    return split.get(scores.label or "label", split.get("label"))
+    """Return the labels that an output scores, under the name of its label input or else as `label`, if any.
+
+    Raises DriverError (2) if they are not one label for a sample, or one for each position of a class map.
+    """
+    labels = split.get(scores.label or "label", split.get("label"))
+    if labels is not None and labels.shape[1:] != scores.shape[2:]:
+        raise DriverError(
+            f'the data source gives the labels of a sample as {shape_text(labels.shape[1:])}, but "{scores.name}" '
+            f"scores {shape_text(scores.shape[2:])}; evaluate the model on data like that it was trained on",
+            ExitCode.USAGE,
+        )
+    return labels

@@ -1,7 +1,6 @@
 """Prediction with an exported model: image files, .npy arrays, or samples of the model's own data."""
 
 import re
-import tokenize
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,27 +10,17 @@ import numpy as np
 
 from netc_runtime.arrays import Array, first_bad_sample, shape_text
 from netc_runtime.artifact import TensorSpec
+from netc_runtime.classmap import ClassMap
 from netc_runtime.data import open_source
 from netc_runtime.data.base import Source
-from netc_runtime.data.batches import EVALUATION_BATCH, check_fit, sample_count
-from netc_runtime.errors import DamagedFileError, DriverError, ExitCode
-from netc_runtime.files import storage_errors
+from netc_runtime.data.batches import check_fit, evaluation_size, sample_count
+from netc_runtime.errors import DriverError, ExitCode
 from netc_runtime.images import read_image
 from netc_runtime.model import Model, labels_of
+from netc_runtime.npyfile import map_array
 from netc_runtime.session import Host
 
 _INDEX = re.compile(r"(train|test):(\d{1,12})(?:-(\d{1,12}))?")
-# What numpy raises for headers that somebody made up: they are Python literals of any kind.
-_HEADER_ERRORS = (
-    ValueError,
-    ArithmeticError,  # an axis beyond any integer, or a product of axes
-    TypeError,
-    SyntaxError,
-    EOFError,
-    MemoryError,
-    RecursionError,
-    tokenize.TokenError,
-)
 
 
 @dataclass(frozen=True)
@@ -48,12 +37,21 @@ class Prediction:
     truth: int | None = None
     truth_name: str | None = None
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return dict(vars(self))
+
+    def as_text(self) -> str:
+        """Return it as one line."""
+        verdict = "right" if self.truth == self.index else f"wrong, it is {self.truth_name}"
+        return f"{self.input}  {self.name}  {self.probability:.3f}" + ("" if self.truth is None else f"  ({verdict})")
+
 
 @dataclass(frozen=True)
 class _Sample:
     input: str
     values: Array
-    truth: int | None = None
+    truth: Array | None = None
 
 
 def predict(
@@ -61,12 +59,12 @@ def predict(
     inputs: Sequence[str],
     host: Host | None = None,
     data_overrides: Mapping[str, Any] | None = None,
-) -> list[Prediction]:
+) -> list[Prediction | ClassMap]:
     """Classify inputs with model.onnx: an image file, a .npy file (a sample or a batch), `test:17`, `train:0-4`.
 
-    Images are converted to the model's channels, size and range of raw values; arrays are taken as they are.
-    Raises DriverError: 2 for an input that does not exist or does not fit, 1 for a damaged one, 3 for an image
-    without Pillow.
+    Images are converted to the model's channels, size and range of raw values; arrays are taken as they are. A model
+    with scores for each position gives a ClassMap for each input, all others a Prediction. Raises DriverError: 2 for an
+    input that does not exist or does not fit, 1 for a damaged one, 3 for an image without Pillow.
     """
     loaded = Model(model, host or Host())
     if len(loaded.inputs) != 1:
@@ -75,18 +73,30 @@ def predict(
     scores = loaded.class_scores
     reader = _Reader(loaded.inputs[0], scores, {**loaded.data, **(data_overrides or {})}, loaded.value_range)
     samples = [sample for given in inputs for sample in reader.read(given)]
-    names = loaded.classes
-    predictions: list[Prediction] = []
-    for start in range(0, len(samples), EVALUATION_BATCH):
-        part = samples[start : start + EVALUATION_BATCH]
+    size = evaluation_size(loaded.inputs)
+    predictions: list[Prediction | ClassMap] = []
+    for start in range(0, len(samples), size):
+        part = samples[start : start + size]
         batch = np.stack([sample.values for sample in part]).astype(loaded.inputs[0].dtype)
         result = loaded.program({loaded.inputs[0].name: batch}, (scores.name,))[scores.name]
-        probabilities = _softmax(result) if scores.activation == "logits" else result
-        for sample, row in zip(part, probabilities, strict=True):
-            index = int(row.argmax())
-            truth = None if sample.truth is None else _name(names, sample.truth)
-            predictions.append(Prediction(sample.input, index, names[index], float(row[index]), sample.truth, truth))
+        if scores.activation == "logits" and result.ndim == 2:
+            result = _softmax(result)
+        names, ignored = loaded.classes, scores.ignored
+        for sample, own in zip(part, result, strict=True):
+            predictions.append(
+                _prediction(sample, own, names, ignored)
+                if own.ndim == 1
+                else ClassMap.of(sample.input, own, names, sample.truth, ignored)
+            )
     return predictions
+
+
+def _prediction(sample: _Sample, row: Array, names: tuple[str, ...], ignored: Sequence[int]) -> Prediction:
+    index = int(row.argmax())
+    truth = None if sample.truth is None else int(sample.truth)
+    if truth is None or truth in ignored:
+        return Prediction(sample.input, index, names[index], float(row[index]))
+    return Prediction(sample.input, index, names[index], float(row[index]), truth, _name(names, truth))
 
 
 class _Reader:
@@ -131,21 +141,10 @@ class _Reader:
             )
         values, labels = split[self._spec.field or self._spec.name], labels_of(split, self._scores)
         for index in range(first, last + 1):
-            yield _Sample(f"{part}:{index}", values[index], None if labels is None else int(labels[index]))
+            yield _Sample(f"{part}:{index}", values[index], None if labels is None else labels[index])
 
     def _from_array(self, path: Path) -> Iterator[_Sample]:
-        try:
-            # Mapped, so that a header claiming more than the file holds fails instead of allocating; and unlike
-            # np.load this reads arrays alone, never archives or pickles.
-            with storage_errors("read", path), np.errstate(all="raise"):
-                array: Array = np.lib.format.open_memmap(path, mode="r")
-        except _HEADER_ERRORS as error:
-            if "Python objects" in str(error):
-                raise DriverError(f"{path} holds Python objects; real numbers are needed", ExitCode.USAGE) from error
-            raise DamagedFileError(f"{path} is not an array that numpy can read: {error}") from error
-        sample = self._spec.sample_shape
-        if array.dtype.kind not in "fiub":
-            raise DriverError(f"{path} holds {array.dtype} values; real numbers are needed", ExitCode.USAGE)
+        array, sample = map_array(path), self._spec.sample_shape
         plain = sample[1:] if sample[:1] == (1,) else sample  # a grey image may leave out its channel
         single = array.shape in (sample, plain)
         if not single and (array.ndim == 0 or array.shape[1:] not in (sample, plain)):

@@ -11,12 +11,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from netc_runtime.artifact import Metric
+from netc_runtime.artifact import COUNTING_KINDS, SIDE, Metric
 from netc_runtime.events import EpochDone, Reporter, Started, StepDone, TrainResult
 from netc_runtime.jsonfields import without_non_finite
 
 _REFRESH = 0.1  # seconds between two updates of the bar
-_KINDS = ("total", "loss", "side_loss", "accuracy", "side_accuracy", "error", "side_error", "rate")
+_MAIN = ("total", "loss", "fuse_loss", "side_loss", "penalty", "accuracy", *COUNTING_KINDS)
+_KINDS = (*_MAIN, "side_accuracy", *(SIDE + kind for kind in COUNTING_KINDS), "error", "side_error", "rate")
 _ORDER = {kind: place for place, kind in enumerate(_KINDS)}
 
 
@@ -197,7 +198,9 @@ def describe_end(event: TrainResult) -> str:
 
 
 def _values(values: Mapping[str, float], metrics: tuple[Metric, ...]) -> str:
-    ordered = sorted((metric for metric in metrics if metric.name in values), key=lambda m: _ORDER.get(m.kind, 9))
+    ordered = sorted(
+        (metric for metric in metrics if metric.name in values), key=lambda m: _ORDER.get(m.kind, len(_ORDER))
+    )
     return " ".join(
         f"{metric.name} {values[metric.name]:{'.4g' if metric.kind == 'rate' else '.4f'}}" for metric in ordered
     )

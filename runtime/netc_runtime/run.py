@@ -24,8 +24,9 @@ class RunFolder:
     artifact/, spec.yaml, metrics.jsonl, metrics.csv, checkpoints/step_N.safetensors, best, model.onnx, lock.
 
     "best" is the checkpoint with the largest value of the spec's first accuracy on the test split, or, without an
-    accuracy, with the smallest total. Values that differ by a millionth or less are equal, and of equal ones the
-    earliest is the best. Every checkpoint remembers it; the file `best` only names it for people.
+    accuracy, of its first mean_iou or else class_accuracy, or, without these too, with the smallest total. Values that
+    differ by a millionth or less are equal, and of equal ones the earliest is the best. Every checkpoint remembers it;
+    the file `best` only names it for people.
     """
 
     def __init__(self, path: Path) -> None:

@@ -23,12 +23,15 @@ from netc_runtime.events import EpochDone, Reporter, Started, StepDone, TrainRes
 from netc_runtime.interrupts import Interrupts, StopRequestedError
 from netc_runtime.metricslog import MetricsLog
 from netc_runtime.plan import Plan
+from netc_runtime.population import Population
 from netc_runtime.run import RunFolder
 from netc_runtime.session import Host
 from netc_runtime.specs import require_same_spec
 from netc_runtime.step import TrainingStep
 
 _SHOWN = 5  # names of bad values in one sentence
+# The kinds of metric that say which checkpoint is the best, the first one first, and whether larger is better.
+_JUDGES = {"accuracy": True, "mean_iou": True, "class_accuracy": True, "total": False}
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,7 @@ class _Session:
         state = dict(resumed.checkpoint.state) if resumed else artifact.initial_state()
         self._step = TrainingStep(artifact, state, host)
         self._evaluator = Evaluator(artifact, host)
+        self._population = Population(artifact, host) if artifact.has_population else None
         self._threads = host.thread_count
         for spec in artifact.state:
             if spec.role == "max_steps":
@@ -118,7 +122,7 @@ class _Session:
                 reporter.warn(change)
         # Only now, when nothing else can be wrong, does the run folder change.
         self._artifact = run.install(artifact)
-        self._position = resumed.checkpoint.position if resumed else Position.start()
+        self._position = self._reopened(resumed.checkpoint.position) if resumed else Position.start()
         self._saved = resumed.path if resumed else None
         if resumed:
             run.set_aside(resumed.damaged)
@@ -128,6 +132,16 @@ class _Session:
         self._rates = rates
         self._log = MetricsLog(run.path, averaged, self._evaluator.metric_names, rates)
         self._log.rewind(self._position)
+
+    def _reopened(self, position: Position) -> Position:
+        """Return where to continue: a plan may end now where the run stands, still without population statistics."""
+        if self._population is None or position.population or position.step < self._plan.total_steps:
+            return position
+        if position.cursor == 0 and position.epoch > 0:
+            # What the epoch's batches gave is no longer known.
+            cursor = self._plan.steps_per_epoch
+            position = replace(position, epoch=position.epoch - 1, cursor=cursor, sums={})
+        return replace(position, evaluated=False)
 
     def _host(self, resumed: Newest | None) -> Host:
         asked = self._options.host
@@ -204,6 +218,8 @@ class _Session:
         # Checked before it is evaluated: a last update may have overflowed although its loss was finite.
         state = self._sound_state()
         interrupts.check()
+        statistics = self._population_statistics(state, interrupts)
+        state |= statistics
         test = self._evaluator.metrics(state, self._source.test, interrupts.check)
         position = self._position
         event = EpochDone(
@@ -216,10 +232,12 @@ class _Session:
             seconds=time.monotonic() - begun,
         )
         self._log.append(event)
-        position = replace(position, evaluated=True, best=self._better(test))
+        position = replace(position, evaluated=True, best=self._better(test), population=bool(statistics))
         if position.cursor == self._plan.steps_per_epoch:
             position = replace(position, epoch=position.epoch + 1, cursor=0, sums={})
         self._position = position
+        if statistics:  # only now: a stop before this point leaves them to the run that continues
+            self._step.load_state(state)
         self._save(state)
         self._reporter.epoch_done(event)
         return test
@@ -245,14 +263,30 @@ class _Session:
             self._position = Position(step, position.epoch, cursor, False, sums, rates, position.best)
             self._reporter.step_done(StepDone(step, position.epoch + 1, metrics))
 
+    def _population_statistics(self, state: Mapping[str, Array], interrupts: Interrupts) -> dict[str, Array]:
+        """Return the statistics of the training split at the planned end; nothing before it or without a program."""
+        if self._population is None or self._position.step < self._plan.total_steps:
+            return {}
+        statistics = self._population.statistics(state, self._source.train, self._plan.seed, interrupts.check)
+        wrong = _not_finite(statistics)
+        if wrong:
+            raise DriverError(
+                f"training diverged at step {self._position.step}: the population statistics of {_listed(wrong)} are "
+                f"not finite; {self._advice()}",
+                ExitCode.DIVERGED,
+            )
+        return statistics
+
     def _better(self, test: Mapping[str, float]) -> Best | None:
-        """Return the best evaluation so far: by the first accuracy, or by the smallest total where there is none."""
-        best = self._position.best
-        accuracies = [name for name in self._artifact.metrics_of("accuracy") if name in test]
-        totals = [name for name in self._artifact.metrics_of("total") if name in test]
-        for name in (accuracies or totals)[:1]:
-            if math.isfinite(test[name]) and (best is None or best.beaten_by(test[name], bool(accuracies))):
-                return Best(name, test[name], self._position.step)
+        """Return the best evaluation so far: by the first metric of the first of `_JUDGES` that the spec has."""
+        best, step = self._position.best, self._position.step
+        for kind, larger_is_better in _JUDGES.items():
+            for name in self._artifact.metrics_of(kind):
+                if name not in test:
+                    continue
+                # An evaluation that is done again, with population statistics, replaces the one before it.
+                better = best is None or best.step == step or best.beaten_by(test[name], larger_is_better)
+                return Best(name, test[name], step) if better and math.isfinite(test[name]) else best
         return best
 
     def _save(self, state: Mapping[str, Array]) -> Path:
@@ -273,19 +307,29 @@ class _Session:
     def _sound_state(self) -> dict[str, Array]:
         """Return the state; diverges if any of it is not finite, so that no such state is ever saved."""
         state = self._step.state()
-        wrong = [name for name, array in state.items() if array.dtype.kind == "f" and not np.isfinite(array).all()]
+        wrong = _not_finite(state)
         if wrong:
             self._diverged(self._position.step, [f"{name} is not finite" for name in wrong])
         return state
 
     def _diverged(self, step: int, values: list[str]) -> NoReturn:
-        kept = f"{self._saved} is the last good checkpoint" if self._saved else "no checkpoint was written yet"
-        solver = self._artifact.spec["solver"]
         feeds = self._step.last_feeds()
         origin = "" if feeds is None else f"{origin_of_divergence(self._artifact, feeds, self._threads)}; "
-        more = f" and {len(values) - _SHOWN} more" if len(values) > _SHOWN else ""
         raise DriverError(
-            f"training diverged at step {step}: {origin}{', '.join(values[:_SHOWN])}{more}; {kept}; start a "
-            f"new run with a lower solver.base_lr (now {solver.get('base_lr')})",
-            ExitCode.DIVERGED,
+            f"training diverged at step {step}: {origin}{_listed(values)}; {self._advice()}", ExitCode.DIVERGED
         )
+
+    def _advice(self) -> str:
+        kept = f"{self._saved} is the last good checkpoint" if self._saved else "no checkpoint was written yet"
+        solver = self._artifact.spec["solver"]
+        return f"{kept}; start a new run with a lower solver.base_lr (now {solver.get('base_lr')})"
+
+
+def _not_finite(state: Mapping[str, Array]) -> list[str]:
+    """Return the names of the tensors with a value that is not finite."""
+    return [name for name, array in state.items() if array.dtype.kind == "f" and not np.isfinite(array).all()]
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{', '.join(names[:_SHOWN])}{more}"

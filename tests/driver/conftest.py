@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from netc_runtime.events import EpochDone, Started, StepDone, TrainResult
+from netc_runtime.predict import Prediction, predict
 from netc_runtime.session import Host
 from netc_runtime.trainer import TrainOptions, train
 
@@ -45,6 +46,14 @@ class Recorder:
 
     def close(self) -> None:
         self.closed += 1
+
+
+def classified(model: Path, inputs: list[str]) -> list[Prediction]:
+    """Predict with a model that gives one class for each input."""
+    found = predict(model, inputs, CPU)
+    predictions = [prediction for prediction in found if isinstance(prediction, Prediction)]
+    assert len(predictions) == len(found)
+    return predictions
 
 
 @pytest.fixture(scope="session")

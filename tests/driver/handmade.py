@@ -17,6 +17,7 @@ from onnx import TensorProto, helper
 from safetensors.numpy import save_file
 
 Entry = dict[str, Any]
+Graph = tuple[list[onnx.NodeProto], list[onnx.TensorProto], Entry]
 
 BATCH = 64
 SCALE = 0.0625
@@ -58,40 +59,45 @@ def spec(changes: Mapping[str, Any] | None = None) -> Entry:
 def write_artifact(folder: Path, changes: Mapping[str, Any] | None = None) -> Path:
     """Write the artifact of `spec(changes)`."""
     resolved = spec(changes)
-    folder.mkdir(parents=True)
-    spec_hash = hashlib.sha256(json.dumps(resolved, sort_keys=True).encode()).hexdigest()
     graphs = {
         "train": _train(float(resolved["solver"]["base_lr"]), int(resolved["data"]["batch_size"])),
         "eval": _eval(),
         "fold": _fold(),
         "infer": _infer(),
     }
+    return write_programs(folder, resolved, {"state": STATE, "metrics": METRICS}, graphs, first_state())
+
+
+def write_programs(
+    folder: Path, resolved: Entry, interface: Entry, graphs: Mapping[str, Graph], state: Mapping[str, Any]
+) -> Path:
+    """Write an artifact; `interface` holds what the manifest says beside what every manifest does."""
+    folder.mkdir(parents=True)
+    name = resolved["name"]
+    spec_hash = hashlib.sha256(json.dumps(resolved, sort_keys=True).encode()).hexdigest()
     manifest: Entry = {
         "format": "netc.artifact",
         "format_version": 1,
         "netc_version": "0.1.0",
-        "name": "handmade",
+        "name": name,
         "target": "cpu",
         "opset": 18,
         "ir_version": 10,
         "batch_size": resolved["data"]["batch_size"],
         "spec_hash": spec_hash,
         "spec": resolved,
-        "state": STATE,
-        "metrics": METRICS,
+        **interface,
         "graphs": {},
     }
-    for key, (nodes, initializers, interface) in graphs.items():
-        graph = helper.make_graph(nodes, key, _infos(interface["inputs"]), _infos(interface["outputs"]), initializers)
+    for key, (nodes, initializers, entry) in graphs.items():
+        graph = helper.make_graph(nodes, key, _infos(entry["inputs"]), _infos(entry["outputs"]), initializers)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-        properties = {"netc.graph": key, "netc.name": "handmade", "netc.version": "0.1.0"}
-        helper.set_model_props(
-            model, {**properties, "netc.spec_hash": spec_hash, "netc.interface": json.dumps(interface)}
-        )
+        properties = {"netc.graph": key, "netc.name": name, "netc.version": "0.1.0"}
+        helper.set_model_props(model, {**properties, "netc.spec_hash": spec_hash, "netc.interface": json.dumps(entry)})
         onnx.checker.check_model(model, full_check=True)
         (folder / f"{key}.onnx").write_bytes(model.SerializeToString(deterministic=True))
-        manifest["graphs"][key] = {"file": f"{key}.onnx", **interface}
-    save_file(first_state(), folder / "init.safetensors")
+        manifest["graphs"][key] = {"file": f"{key}.onnx", **entry}
+    save_file(dict(state), folder / "init.safetensors")
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1), "utf-8")
     return folder
 
@@ -135,9 +141,6 @@ def twin(state: dict[str, Any], images: Any, labels: Any, base_lr: float) -> tup
     return after, metrics
 
 
-_Graph = tuple[list[onnx.NodeProto], list[onnx.TensorProto], Entry]
-
-
 def _node(op: str, inputs: str, outputs: str, **attributes: Any) -> onnx.NodeProto:
     node = helper.make_node(op, inputs.split(), outputs.split(), **attributes)
     layer, part = _origin(node.output[0])
@@ -160,7 +163,7 @@ def _origin(output: str) -> tuple[str, str]:
     return ("ip", "forward") if output == "ip" else ("loss", "forward")
 
 
-def _constants(**values: Any) -> list[onnx.TensorProto]:
+def constants(**values: Any) -> list[onnx.TensorProto]:
     return [onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in values.items()]
 
 
@@ -211,7 +214,7 @@ _FORWARD = [
 
 
 def _forward_constants() -> list[onnx.TensorProto]:
-    return _constants(
+    return constants(
         scale=np.float32(SCALE),
         one=np.array([1], np.int64),
         classes=np.arange(10, dtype=np.int32)[np.newaxis],
@@ -220,7 +223,7 @@ def _forward_constants() -> list[onnx.TensorProto]:
     )
 
 
-def _train(base_lr: float, batch: int) -> _Graph:
+def _train(base_lr: float, batch: int) -> Graph:
     nodes = [
         *_FORWARD,
         _node("Softmax", "ip", "p", axis=1),
@@ -241,7 +244,7 @@ def _train(base_lr: float, batch: int) -> _Graph:
             _node("Add", f"{name}/kept {name}/pull", f"{name}/velocity.next"),
             _node("Sub", f"{name} {name}/velocity.next", f"{name}.next"),
         ]
-    constants = _constants(
+    own = constants(
         share=np.float32(1 / batch),
         axis0=np.array([0], np.int64),
         full=np.float32(1),
@@ -253,7 +256,7 @@ def _train(base_lr: float, batch: int) -> _Graph:
     inputs = [*_state_inputs(*(e["name"] for e in changing), "max_steps"), *_batch(batch)]
     outputs = [{**e, "name": f"{e['name']}.next", "role": "next", "feeds": e["name"]} for e in changing]
     outputs += [_scalar(metric["name"], "metric") for metric in METRICS]
-    return nodes, [*_forward_constants(), *constants], {"inputs": inputs, "outputs": outputs}
+    return nodes, [*_forward_constants(), *own], {"inputs": inputs, "outputs": outputs}
 
 
 def _output() -> Entry:
@@ -261,14 +264,14 @@ def _output() -> Entry:
     return {**entry, "activation": "logits", "label": "label"}
 
 
-def _eval() -> _Graph:
+def _eval() -> Graph:
     nodes = [
         *_FORWARD,
         _node("Mul", "losses nothing", "zeros"),
         _node("Add", "zeros full", "ones"),
         _node("ReduceSum", "ones", "count", keepdims=0),
     ]
-    constants = _constants(nothing=np.float32(0), full=np.float32(1))
+    own = constants(nothing=np.float32(0), full=np.float32(1))
     outputs = [
         _output(),
         _scalar("total", "metric", weight="count"),
@@ -279,17 +282,17 @@ def _eval() -> _Graph:
         _scalar("l1.weight", "weight"),
     ]
     interface = {"inputs": [*_state_inputs("ip.weight", "ip.bias"), *_batch("N")], "outputs": outputs}
-    return nodes, [*_forward_constants(), *constants], interface
+    return nodes, [*_forward_constants(), *own], interface
 
 
-def _fold() -> _Graph:
+def _fold() -> Graph:
     nodes = [_node("Mul", "ip.weight scale", "ip.weight.folded"), _node("Identity", "ip.bias", "ip.bias.folded")]
     inputs = _state_inputs("ip.weight", "ip.bias")
     outputs = [{**e, "name": f"{e['name']}.folded", "role": "parameter", "feeds": e["name"]} for e in inputs]
-    return nodes, _constants(scale=np.float32(SCALE)), {"inputs": inputs, "outputs": outputs}
+    return nodes, constants(scale=np.float32(SCALE)), {"inputs": inputs, "outputs": outputs}
 
 
-def _infer() -> _Graph:
+def _infer() -> Graph:
     nodes = [_node("Flatten", "image", "flat", axis=1), _node("Gemm", "flat ip.weight ip.bias", "ip")]
     parameters = [{**entry, "role": "parameter"} for entry in _state_inputs("ip.weight", "ip.bias")]
     return nodes, [], {"inputs": [*parameters, *_batch("N")[:1]], "outputs": [_output()]}

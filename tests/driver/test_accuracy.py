@@ -17,7 +17,7 @@ from netc_runtime.export import export_run
 from netc_runtime.model import Model, labels_of
 from netc_runtime.predict import predict
 
-from .conftest import CPU
+from .conftest import CPU, classified
 
 
 @pytest.fixture(scope="module")
@@ -167,5 +167,5 @@ def test_values_have_to_be_finite_as_float32(model: Path, tmp_path: Path) -> Non
         predict(model, [str(tmp_path / "x.npy")], CPU)
     np.save(tmp_path / "bool.npy", np.ones((8, 8), bool))
     np.save(tmp_path / "byte.npy", np.ones((8, 8), np.uint8))
-    found = predict(model, [str(tmp_path / "bool.npy"), str(tmp_path / "byte.npy")], CPU)
+    found = classified(model, [str(tmp_path / "bool.npy"), str(tmp_path / "byte.npy")])
     assert found[0].probability == found[1].probability

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from netc_runtime.artifact import TensorSpec
-from netc_runtime.data import SOURCES, check_options, open_source
+from netc_runtime.data import SOURCES, check_options, missing_data, open_source
 from netc_runtime.data.base import Problem, Split
 from netc_runtime.data.batches import check_fit, evaluation_batches, gather, steps_per_epoch
 from netc_runtime.data.digits import Digits
@@ -169,12 +169,12 @@ def test_damaged_idx_files_are_one_sentence(folder: Path, damage: Callable[[Path
         ({"source": "digits", "resize": [28, 28], "batch_size": 64, "mean": 0, "scale": 1, "path": None}, []),
         (
             {},
-            [(("source",), "a source is needed; known: digits, fashion_mnist, idx, mnist")],
+            [(("source",), "a source is needed; known: cifar10, digits, fashion_mnist, idx, mnist, npy")],
         ),
         ({"source": "digit"}, [(("source",), 'unknown source "digit"; did you mean "digits"?')]),
         (
             {"source": "imagenet"},
-            [(("source",), 'unknown source "imagenet"; known: digits, fashion_mnist, idx, mnist')],
+            [(("source",), 'unknown source "imagenet"; known: cifar10, digits, fashion_mnist, idx, mnist, npy')],
         ),
         (
             {"source": "digits", "path": "x"},
@@ -201,7 +201,7 @@ def test_damaged_idx_files_are_one_sentence(folder: Path, damage: Callable[[Path
     ],
 )
 def test_options_are_checked_without_data(data: Mapping[str, Any], problems: list[Problem]) -> None:
-    assert check_options(data) == problems
+    assert check_options(data) + missing_data(data) == problems
     if problems:
         with pytest.raises(DriverError) as caught:
             open_source(data)
@@ -213,7 +213,7 @@ def test_a_folder_without_the_files_names_them(folder: Path) -> None:
     (folder / NAMES[2]).unlink()
     (folder / NAMES[3]).unlink()
     sentence = f"{folder} lacks {NAMES[2]}, {NAMES[3]} (each plain or with .gz)"
-    assert check_options({"source": "idx", "path": str(folder)}) == [(("path",), sentence)]
+    assert missing_data({"source": "idx", "path": str(folder)}) == [(("path",), sentence)]
 
 
 def test_every_source_has_its_range_and_checks_its_options() -> None:

@@ -20,7 +20,7 @@ from netc_runtime.export import export_run
 from netc_runtime.model import class_names
 from netc_runtime.predict import predict
 
-from .conftest import CPU
+from .conftest import CPU, classified
 from .handmade import SCALE, write_artifact
 
 Arrays = dict[str, Any]
@@ -133,7 +133,7 @@ def test_a_damaged_infer_program_is_one_sentence(finished_run: Path, tmp_path: P
 def test_samples_of_the_data_are_predicted_with_their_truth(finished_run: Path, model: Path) -> None:
     state = load_file(finished_run / "checkpoints" / "step_132.safetensors")
     source = open_source({"source": "digits"})
-    predictions = predict(model, ["test:17", "train:3", "test:0-4"], CPU)
+    predictions = classified(model, ["test:17", "train:3", "test:0-4"])
     assert [p.input for p in predictions] == ["test:17", "train:3", *(f"test:{n}" for n in range(5))]
     images = np.concatenate([source.test["image"][17:18], source.train["image"][3:4], source.test["image"][:5]])
     labels = [*source.test["label"][17:18], *source.train["label"][3:4], *source.test["label"][:5]]
@@ -147,7 +147,7 @@ def test_samples_of_the_data_are_predicted_with_their_truth(finished_run: Path, 
 
 def test_arrays_and_images_are_predicted_as_the_samples_they_show(model: Path, tmp_path: Path) -> None:
     digit = open_source({"source": "digits"}).test["image"][17]
-    (expected,) = predict(model, ["test:17"], CPU)
+    (expected,) = classified(model, ["test:17"])
     np.save(tmp_path / "chw.npy", digit)
     np.save(tmp_path / "hw.npy", digit[0].astype(np.float64))
     np.save(tmp_path / "batch.npy", np.stack([digit, digit]))
@@ -157,7 +157,7 @@ def test_arrays_and_images_are_predicted_as_the_samples_they_show(model: Path, t
     Image.fromarray(digit[0].astype(np.uint16) * 4095).save(tmp_path / "deep.png")
     Image.fromarray(np.kron(grey, np.ones((4, 4), np.uint8))).save(tmp_path / "large.png")
     names = ["chw.npy", "hw.npy", "batch.npy", "grey.png", "colour.png", "deep.png", "large.png"]
-    found = predict(model, [str(tmp_path / name) for name in names], CPU)
+    found = classified(model, [str(tmp_path / name) for name in names])
     assert [Path(p.input).name for p in found] == [
         "chw.npy", "hw.npy", "batch.npy[0]", "batch.npy[1]", *names[3:]
     ]  # fmt: skip
@@ -264,8 +264,8 @@ def test_images_and_arrays_need_only_the_model(model: Path, tmp_path: Path) -> N
             entry.value = json.dumps([f"digit {n}" for n in range(10)])
     onnx.save(proto, tmp_path / "elsewhere.onnx")
     inputs = [str(tmp_path / "digit.npy"), str(tmp_path / "digit.png")]
-    expected = predict(model, inputs, CPU)
-    found = predict(tmp_path / "elsewhere.onnx", inputs, CPU)
+    expected = classified(model, inputs)
+    found = classified(tmp_path / "elsewhere.onnx", inputs)
     assert [p.name for p in found] == [f"digit {p.index}" for p in expected]
     assert [p.probability for p in found] == [p.probability for p in expected]
 

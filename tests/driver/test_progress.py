@@ -14,6 +14,7 @@ from netc_runtime.progress import (
     PlainReporter,
     RichReporter,
     describe_end,
+    describe_epoch,
     describe_start,
     make_reporter,
 )
@@ -98,6 +99,19 @@ def test_json_lines_are_strict_json() -> None:
     assert events[0]["metrics"][2] == {"name": "l1", "kind": "side_loss", "layer": "l1"}
     assert events[1]["test"]["l1"] is None
     assert events[3]["checkpoint"] == "runs/a/checkpoints/step_20.safetensors"
+
+
+def test_metrics_stand_in_the_order_of_their_kinds() -> None:
+    kinds = [
+        "total", "loss", "fuse_loss", "side_loss", "penalty", "accuracy", "mean_iou", "class_accuracy",
+        "confusion_matrix", "side_accuracy", "side_mean_iou", "error", "kind of tomorrow",
+    ]  # fmt: skip
+    metrics = tuple(Metric(f"m{place}", kind, None) for place, kind in enumerate(kinds))
+    started = replace(STARTED, metrics=metrics[::-1])
+    test = {metric.name: place / 100 for place, metric in enumerate(metrics)}
+    line = describe_epoch(replace(EPOCH, train={}, rates={}, test=test), started)
+    expected = " ".join(f"m{place} 0.{place:02}00" for place in range(len(kinds)))
+    assert f"|  test {expected}  |" in line
 
 
 @pytest.mark.parametrize("no_color", [True, False])

@@ -10,8 +10,10 @@ import numpy as np
 
 from netc_runtime.arrays import shape_text
 from netc_runtime.data.base import Problem, Source
+from netc_runtime.data.cifar10 import CIFAR10
 from netc_runtime.data.digits import Digits
 from netc_runtime.data.idx import IDX
+from netc_runtime.data.npy import NPY
 from netc_runtime.data.resize import resize_bilinear
 from netc_runtime.errors import DriverError, ExitCode, did_you_mean
 
@@ -20,6 +22,8 @@ SOURCES: Mapping[str, type[Source]] = {
     "mnist": IDX,
     "fashion_mnist": IDX,
     "idx": IDX,
+    "cifar10": CIFAR10,
+    "npy": NPY,
 }
 
 # Keys of `data` that belong to no source: batch_size, mean and scale are compiled into the graphs.
@@ -37,7 +41,7 @@ def source_class(data: Mapping[str, Any]) -> type[Source]:
 
 
 def check_options(data: Mapping[str, Any]) -> list[Problem]:
-    """Return all mistakes of a `data` section as (key path under `data`, sentence); reads no data."""
+    """Return all mistakes of a `data` section as (key path under `data`, sentence), wherever the data may be."""
     name = data.get("source")
     if not isinstance(name, str) or name not in SOURCES:
         return [(("source",), _unknown_source(name))]
@@ -54,12 +58,20 @@ def check_options(data: Mapping[str, Any]) -> list[Problem]:
     return problems + source.check(name, options)
 
 
+def missing_data(data: Mapping[str, Any]) -> list[Problem]:
+    """Return what is not on this machine of the data that a section names, as far as `check_options` accepts it."""
+    wrong = {path for path, _ in check_options(data)}
+    if ("source",) in wrong or ("path",) in wrong:
+        return []
+    return source_class(data).missing(data["source"], _options(data))
+
+
 def open_source(data: Mapping[str, Any]) -> Source:
-    """Load the train and test split of a `data` section, resized to `data.resize` if that is given.
+    """Load the train and test split of a `data` section, its `image` resized to `data.resize` if that is given.
 
     Raises DriverError: 2 for a wrong section or a missing path, 1 for damaged files, 3 for a refused permission.
     """
-    problems = check_options(data)
+    problems = check_options(data) + missing_data(data)
     if problems:
         sentences = (f"{'.'.join(('data', *path))}: {sentence}" for path, sentence in problems)
         raise DriverError("\n".join(sentences), ExitCode.USAGE)
@@ -91,7 +103,14 @@ def _is_size(value: object) -> bool:
 
 
 def _resized(split: Mapping[str, Any], size: tuple[int, int]) -> Mapping[str, Any]:
-    images = split["image"]
+    images = split.get("image")
+    if images is None or images.ndim != 4:
+        found = "no image at all" if images is None else f"an image of a sample as {shape_text(images.shape[1:])}"
+        raise DriverError(
+            f"data.resize: the data source gives {found}, where [channels, height, width] can be resized; leave out "
+            f"resize",
+            ExitCode.USAGE,
+        )
     height, width = size
     if images.shape[2:] == (height, width):
         return split

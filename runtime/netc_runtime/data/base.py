@@ -38,7 +38,12 @@ class Source(ABC):
     @classmethod
     @abstractmethod
     def check(cls, name: str, options: Mapping[str, Any]) -> list[Problem]:
-        """Return the mistakes in the values of `options` without reading any data."""
+        """Return the mistakes in the values of `options`, wherever the data may be."""
+
+    @classmethod
+    @abstractmethod
+    def missing(cls, name: str, options: Mapping[str, Any]) -> list[Problem]:
+        """Return what keeps `options` that have passed `check` from being opened on this machine."""
 
     @classmethod
     @abstractmethod

@@ -1,6 +1,8 @@
 """Batches of samples under the names of a program's inputs, and the checks that data and program fit."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +12,10 @@ from netc_runtime.artifact import TensorSpec
 from netc_runtime.data.base import Source, Split
 from netc_runtime.errors import DriverError, ExitCode
 
-EVALUATION_BATCH = 256  # samples that run at once where the size of the batch changes no result
+_EVALUATION_BATCH = 256  # samples that run at once where the size of the batch changes no result
+# Values of one input that run at once: what a network computes from large images takes many times their memory.
+_EVALUATION_VALUES = _EVALUATION_BATCH * 3 * 64 * 64
+_CHECKED_VALUES = 1 << 24  # values that are checked at once, because data may be larger than memory
 
 
 def steps_per_epoch(count: int, batch_size: int) -> int:
@@ -34,10 +39,14 @@ def gather(split: Split, inputs: Sequence[TensorSpec], indices: npt.NDArray[np.i
     return {spec.name: split[_field(spec)][indices] for spec in inputs}
 
 
-def evaluation_batches(
-    split: Split, inputs: Sequence[TensorSpec], size: int = EVALUATION_BATCH
-) -> Iterator[Mapping[str, Array]]:
-    """Yield all samples in order, in the dtype of the inputs; the last batch may be smaller."""
+def evaluation_size(inputs: Sequence[TensorSpec]) -> int:
+    """Return how many samples of `inputs` to run at once: 256, or fewer where they are large."""
+    largest = max((math.prod(spec.sample_shape) for spec in inputs), default=1)
+    return min(max(_EVALUATION_VALUES // max(largest, 1), 1), _EVALUATION_BATCH)
+
+
+def evaluation_batches(split: Split, inputs: Sequence[TensorSpec], size: int) -> Iterator[Mapping[str, Array]]:
+    """Yield all samples in order, `size` at once, in the dtype of the inputs; the last batch may be smaller."""
     for start in range(0, sample_count(split), size):
         yield {
             spec.name: np.ascontiguousarray(split[_field(spec)][start : start + size], dtype=spec.dtype)
@@ -68,26 +77,61 @@ def _check_field(split: Split, name: str, spec: TensorSpec) -> None:
             f"as {shape_text(spec.sample_shape)}{_remedy(array.shape[1:], spec.sample_shape)}",
             ExitCode.USAGE,
         )
-    bad = first_bad_sample(array)
-    if bad is not None:
-        raise DriverError(f'sample {bad} of the {name} split has a value of "{field}" that is not finite')
-    if spec.classes is not None:
-        _check_labels(array, name, spec.classes)
-
-
-def _check_labels(labels: Array, name: str, classes: int) -> None:
-    wrong = (labels < 0) | (labels >= classes)
-    if wrong.any():
-        index = int(np.argmax(wrong.reshape(len(labels), -1).any(axis=1)))
-        value = labels[index][wrong[index]].ravel()[0] if labels.ndim > 1 else labels[index]
+    wanted = np.dtype(spec.dtype)
+    if wanted.kind in "iu" and array.dtype.kind not in "iub":
         raise DriverError(
-            f"sample {index} of the {name} split has the label {value}, but the spec declares {classes} classes "
-            f"(0 to {classes - 1}); correct `classes` of the input",
+            f'the data source gives "{field}" as {array.dtype}, the input "{spec.name}" takes whole numbers; store '
+            f"{wanted} values",
             ExitCode.USAGE,
         )
+    size = max(_CHECKED_VALUES // max(math.prod(spec.sample_shape), 1), 1)
+    for start in range(0, len(array), size):
+        _check_values(array[start : start + size], start, name, field, spec)
+
+
+def _check_values(part: Array, start: int, name: str, field: str, spec: TensorSpec) -> None:
+    """Check some samples of the split `name`, of which the first has the index `start`."""
+    bad = first_bad_sample(part)
+    if bad is not None:
+        raise DriverError(f'sample {start + bad} of the {name} split has a value of "{field}" that is not finite')
+    if spec.classes is not None:
+        wrong = ((part < 0) | (part >= spec.classes)) & ~np.isin(part, spec.ignored)
+        if wrong.any():
+            index, value = _first(part, wrong)
+            passed = f", and {', '.join(map(str, spec.ignored))} to ignore" if spec.ignored else ""
+            raise DriverError(
+                f"sample {start + index} of the {name} split has the label {value}, but the spec declares "
+                f"{spec.classes} classes (0 to {spec.classes - 1}{passed}); correct `classes` of the input",
+                ExitCode.USAGE,
+            )
+    if not np.can_cast(part.dtype, spec.dtype):
+        wrong = _beyond(part, np.dtype(spec.dtype))
+        if wrong.any():
+            index, value = _first(part, wrong)
+            raise DriverError(
+                f'sample {start + index} of the {name} split has the value {value} of "{field}", which the input '
+                f'"{spec.name}" cannot hold as {spec.dtype}',
+                ExitCode.USAGE,
+            )
+
+
+def _first(part: Array, wrong: Array) -> tuple[int, object]:
+    """Return the index of the first sample with a wrong value, and that value."""
+    index = int(np.argmax(wrong.reshape(len(part), -1).any(axis=1)))
+    return index, part[index][wrong[index]].ravel()[0] if part.ndim > 1 else part[index]
+
+
+def _beyond(part: Array, wanted: np.dtype[Any]) -> npt.NDArray[np.bool_]:
+    """Return where values lie outside of the range of a dtype."""
+    if wanted.kind == "b":
+        return (part != 0) & (part != 1)
+    limits = np.finfo(wanted) if wanted.kind == "f" else np.iinfo(wanted)
+    return (part < limits.min) | (part > limits.max)
 
 
 def _remedy(found: tuple[int, ...], wanted: tuple[int, ...]) -> str:
+    if not found:
+        return "; declare the input without shape"
     if len(found) == len(wanted) == 3 and found[0] == wanted[0]:
         return f"; set data.resize: {shape_text(wanted[1:])}"
     return f"; declare the input with shape: {shape_text(found)}"

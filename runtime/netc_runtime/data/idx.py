@@ -12,11 +12,13 @@ import numpy as np
 
 from netc_runtime.arrays import Array, shape_text
 from netc_runtime.data.base import Problem, Source, Split
+from netc_runtime.data.packed import find
 from netc_runtime.errors import DamagedFileError, DriverError
 from netc_runtime.files import storage_errors
 
 _IMAGES = {"train": "train-images-idx3-ubyte", "test": "t10k-images-idx3-ubyte"}
 _LABELS = {"train": "train-labels-idx1-ubyte", "test": "t10k-labels-idx1-ubyte"}
+_ENDINGS = ("", ".gz")
 _UNSIGNED_BYTE = 0x08
 _SIZE_LIMIT = 2 << 30
 _CHUNK = 1 << 20
@@ -40,16 +42,22 @@ class IDX(Source):
 
     @classmethod
     def check(cls, name: str, options: Mapping[str, Any]) -> list[Problem]:
+        """Return a sentence if `path` is no text."""
+        path = options.get("path")
+        if path is None or isinstance(path, str):
+            return []
+        return [(("path",), f"path should be the folder with the four IDX files, as a text, not {path!r}")]
+
+    @classmethod
+    def missing(cls, name: str, options: Mapping[str, Any]) -> list[Problem]:
         """Return a sentence if `path` is no folder with the four files."""
         path = options.get("path")
-        if path is not None and not isinstance(path, str):
-            return [(("path",), f"path should be the folder with the four IDX files, as a text, not {path!r}")]
         if not path:
             return [(("path",), f'the source "{name}" needs `path`: the folder with its four IDX files')]
         folder = Path(path).expanduser()
         if not folder.is_dir():
             return [(("path",), f"{folder} {'is not a folder' if folder.exists() else 'does not exist'}")]
-        missing = [file for file in (*_IMAGES.values(), *_LABELS.values()) if _find(folder, file) is None]
+        missing = [file for file in (*_IMAGES.values(), *_LABELS.values()) if find(folder, file, _ENDINGS) is None]
         if missing:
             return [(("path",), f"{folder} lacks {', '.join(missing)} (each plain or with .gz)")]
         return []
@@ -61,10 +69,6 @@ class IDX(Source):
         train, test = (_read_split(folder, part) for part in ("train", "test"))
         count = 1 + int(max(train["label"].max(), test["label"].max()))
         return cls(train, test, cls.class_names(name) or tuple(map(str, range(count))))
-
-
-def _find(folder: Path, file: str) -> Path | None:
-    return next((path for path in (folder / file, folder / f"{file}.gz") if path.is_file()), None)
 
 
 def _read_split(folder: Path, part: str) -> Split:
@@ -79,7 +83,7 @@ def _read_split(folder: Path, part: str) -> Split:
 
 
 def _existing(folder: Path, file: str) -> Path:
-    path = _find(folder, file)
+    path = find(folder, file, _ENDINGS)
     if path is None:
         raise DriverError(f"{folder} no longer has {file} or {file}.gz")
     return path

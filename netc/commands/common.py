@@ -1,0 +1,140 @@
+"""What the commands share: their options, how they compile a spec, print and fail."""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+
+import typer
+
+from netc.errors import Diagnostic, SpecError
+
+if TYPE_CHECKING:
+    from netc.emit import Artifact
+    from netc.spec.load import Loaded
+    from netc.summary import Summary
+
+Compiled = TypeVar("Compiled")
+
+
+class Target(StrEnum):
+    """Engines that lowerings can be chosen for."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+    WEB = "web"
+
+
+class Device(StrEnum):
+    """Where to run."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+SpecArgument = Annotated[str, typer.Argument(metavar="SPEC", help="A YAML file, or the name of a spec of the zoo.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a value of the spec, such as solver.base_lr=0.1."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+DeviceOption = Annotated[Device, typer.Option(help="auto takes CUDA where it works.")]
+ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Threads of the CPU's operators; default one a core.")]
+BatchOption = Annotated[int | None, typer.Option(min=1, metavar="N", help="Override data.batch_size.")]
+CheckpointOption = Annotated[str, typer.Option(help="last, best, or the path of a checkpoint.")]
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """Say on stderr what is wrong, and end with an exit code."""
+    for line in message.splitlines() or [""]:
+        print(f"error: {line}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+def drive(command: Callable[[], Any]) -> Any:
+    """Run a command of the driver, whose errors become errors of the command line."""
+    from netc_runtime.errors import DriverError
+
+    try:
+        return command()
+    except DriverError as error:
+        fail(str(error), int(error.exit_code))
+
+
+def print_json(value: Any) -> None:
+    """Print what a program asked for with `--json`."""
+    print(json.dumps(value, indent=1, default=str))
+
+
+def warn(message: str) -> None:
+    """Say on stderr what is doubtful."""
+    print(f"warning: {message}", file=sys.stderr)
+
+
+def compile_spec(spec: str, overrides: Sequence[str], target: str = "cpu", need_data: bool = True) -> "Artifact":
+    """Compile a spec; mistakes in the network and in its data section are reported together."""
+    from netc.arguments import read_spec
+    from netc.build import build
+
+    loaded = read_spec(spec, overrides)
+    artifact = _with_data_problems(loaded, need_data, lambda: build(loaded, target))  # type: ignore[arg-type]
+    for warning in artifact.warnings:
+        warn(str(warning))
+    return artifact
+
+
+def summarize_spec(spec: str, overrides: Sequence[str]) -> "Summary":
+    """Report every mistake that compiling reports, without building programs, and return the table of the spec."""
+    from netc.arguments import read_spec
+    from netc.build import lower_phases
+    from netc.summary import summarize
+
+    loaded = read_spec(spec, overrides)
+    training, testing = _with_data_problems(loaded, False, lambda: lower_phases(loaded))
+    for warning in [*training.warnings, *_missing_data(loaded)]:
+        warn(str(warning))
+    return summarize(loaded.spec, training, (training.net.state | testing.net.state).values())
+
+
+def _with_data_problems(loaded: "Loaded", need_data: bool, compile_: Callable[[], Compiled]) -> Compiled:
+    """Report the mistakes of the data section with those of the network, and missing data if it is needed here."""
+    problems = _data_mistakes(loaded) + (_missing_data(loaded) if need_data else [])
+    try:
+        result = compile_()
+    except SpecError as error:
+        raise SpecError([*error.diagnostics, *problems]) from None
+    if problems:
+        raise SpecError(problems)
+    return result
+
+
+def _data_mistakes(loaded: "Loaded") -> list[Diagnostic]:
+    """Let the driver's data sources check their options."""
+    from netc_runtime.data import check_options
+
+    data = _data_section(loaded)
+    return [] if data is None else _located(loaded, check_options(data))
+
+
+def _missing_data(loaded: "Loaded") -> list[Diagnostic]:
+    """Let the driver's data sources say what of the data is not on this machine."""
+    from netc_runtime.data import missing_data
+
+    data = _data_section(loaded)
+    return [] if data is None else _located(loaded, missing_data(data))
+
+
+def _data_section(loaded: "Loaded") -> dict[str, Any] | None:
+    """Return the data section, None if it has been reported as wrong already."""
+    if any(str(d.position) == str(loaded.tree.position(("data",))) for d in loaded.diagnostics):
+        return None
+    data = loaded.spec.data.model_dump()
+    return None if data["source"] == "unknown" and loaded.diagnostics else data
+
+
+def _located(loaded: "Loaded", problems: Sequence[tuple[tuple[str, ...], str]]) -> list[Diagnostic]:
+    return [
+        loaded.at(("data", *path), sentence, key=sentence.startswith("unknown option")) for path, sentence in problems
+    ]

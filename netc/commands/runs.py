@@ -1,0 +1,200 @@
+"""The commands about runs: train, eval, export, predict."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from netc.commands.common import (
+    BatchOption,
+    CheckpointOption,
+    Device,
+    DeviceOption,
+    JsonOption,
+    SetOption,
+    ThreadsOption,
+    compile_spec,
+    drive,
+    print_json,
+    warn,
+)
+from netc.errors import UsageError
+
+
+def train(
+    spec: Annotated[
+        str | None,
+        typer.Argument(metavar="SPEC|ARTIFACT", help="A YAML file, a name of the zoo, or a compiled folder."),
+    ] = None,
+    run: Annotated[Path | None, typer.Option(help="Run folder; default runs/NAME, numbered if taken.")] = None,
+    device: DeviceOption = Device.AUTO,
+    threads: ThreadsOption = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --run exactly.")] = False,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**32 - 1, metavar="N", help="Override solver.random_seed.")
+    ] = None,
+    batch_size: BatchOption = None,
+    stop_after_epochs: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Stop after N epochs; --resume continues exactly.")
+    ] = None,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a spec; at the end evaluate it and export RUN/model.onnx.
+
+    Example: netc train lenet_dsn --run runs/first --set solver.max_epochs=3
+    """
+    from netc.arguments import free_folder, spec_overrides, target_of
+
+    options = spec_overrides(overrides, batch_size, seed)
+    if spec is None and not resume:
+        raise UsageError("name the SPEC to train, or continue a run with --run DIR --resume")
+    if resume and run is None:
+        raise UsageError("--resume continues a run: name it with --run DIR")
+    if spec is None and options:
+        raise UsageError("--set, --seed and --batch-size change a spec: name the SPEC too")
+
+    from netc_runtime.export import export_run
+    from netc_runtime.progress import make_reporter
+    from netc_runtime.session import Host, import_onnxruntime
+    from netc_runtime.trainer import TrainOptions
+    from netc_runtime.trainer import train as run_training
+
+    drive(import_onnxruntime)
+    host = Host(device.value, threads)
+    reporter = make_reporter(as_json)
+    with tempfile.TemporaryDirectory(prefix="netc-") as scratch:
+        artifact: Path | None = None
+        if spec is not None:
+            # A resumed run keeps the lowerings that it was started with: others round differently.
+            target = target_of(run / "artifact" if resume and run is not None else Path(spec)) or _target_for(device)
+            artifact, name = _artifact_folder(spec, options, Path(scratch), target)
+            run = run or free_folder(Path("runs"), name)
+        assert run is not None, "checked above: without a spec there is --run"
+        result = drive(lambda: run_training(TrainOptions(run, artifact, host, resume, stop_after_epochs), reporter))
+    if result.finished:
+        report = drive(lambda: export_run(run, host=host, warn=warn))
+        _show_export(report, as_json)
+
+
+def _target_for(device: Device) -> str:
+    """Return the engine that a device means; auto is CUDA where a driver and a runtime for it are installed."""
+    from netc_runtime.session import import_onnxruntime
+
+    offered = "CUDAExecutionProvider" in import_onnxruntime().get_available_providers()
+    wanted = device is Device.CUDA or (device is Device.AUTO and offered and shutil.which("nvidia-smi") is not None)
+    return "cuda" if wanted else "cpu"
+
+
+def _artifact_folder(spec: str, options: Sequence[str], scratch: Path, target: str) -> tuple[Path, str]:
+    """Return a compiled folder for SPEC, which may be one already, and the name for its run."""
+    from netc.emit import write
+
+    given = Path(spec)
+    if (given / "manifest.json").is_file() and not options:
+        return given, given.resolve().name
+    artifact = compile_spec(spec, options, target)
+    write(artifact, scratch / "artifact")
+    return scratch / "artifact", artifact.spec.name
+
+
+def eval_(
+    what: Annotated[Path, typer.Argument(metavar="RUN|MODEL", help="A run folder, or an exported model.")],
+    checkpoint: CheckpointOption = "last",
+    device: DeviceOption = Device.AUTO,
+    threads: ThreadsOption = None,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Evaluate a run or an exported model on the test split.
+
+    Example: netc eval runs/lenet_dsn --checkpoint best
+    """
+    from netc.arguments import data_overrides
+    from netc_runtime.counttable import print_counts
+    from netc_runtime.evaluate import evaluate_model, evaluate_run
+    from netc_runtime.session import Host
+
+    host, data = Host(device.value, threads), data_overrides(overrides)
+    if what.is_dir():
+        report = drive(lambda: evaluate_run(what, checkpoint, host, data, warn))
+    else:
+        report = drive(lambda: evaluate_model(what, host, data))
+    if as_json:
+        print_json(report.as_dict())
+        return
+    values = "  ".join(f"{name} {value:.4f}" for name, value in report.metrics.items())
+    print(f"{what}: {values}  ({report.samples} samples, {report.device})")
+    print_counts(report.counts)
+
+
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="File to write; default RUN/model.onnx.")] = None,
+    checkpoint: CheckpointOption = "last",
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Export one inference model, batch norm folded, and compare it with the evaluation graph.
+
+    Example: netc export runs/lenet_dsn -o lenet.onnx
+    """
+    from netc.arguments import data_overrides
+    from netc_runtime.export import export_run
+    from netc_runtime.session import Host
+
+    data = data_overrides(overrides)
+    host = Host("cpu")
+    _show_export(drive(lambda: export_run(run, out, checkpoint, host, True, data, warn)), as_json)
+
+
+def _show_export(report: Any, as_json: bool) -> None:
+    if as_json:
+        agreement = None if report.agreement is None else vars(report.agreement)
+        # A line, as the events of training are that it may follow.
+        print(json.dumps({"event": "exported", **vars(report), "agreement": agreement}, default=str))
+        return
+    print(f"exported {report.path}: {report.parameters:,} parameters, {report.size / 1e6:.1f} MB")
+    if report.agreement is not None:
+        accuracy = report.agreement.accuracy
+        measured = "" if accuracy is None else f", accuracy {accuracy:.4f}"
+        print(
+            f"on {report.agreement.samples} test samples it differs from the evaluation graph by at most "
+            f"{report.agreement.difference:.1e} of {report.agreement.largest:.3g}{measured}"
+        )
+
+
+def predict(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="An exported model, or a run folder that has one.")],
+    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Images, .npy arrays, or test:0-9.")],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Folder to write class maps to, as .npy files.")
+    ] = None,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Classify images, arrays, or samples of the model's own data by index.
+
+    Example: netc predict runs/lenet_dsn/model.onnx test:0-4
+    """
+    from netc.arguments import data_overrides
+    from netc_runtime.classmap import save_maps
+    from netc_runtime.predict import predict as run_predict
+    from netc_runtime.session import Host
+
+    file = model / "model.onnx" if model.is_dir() else model
+    if model.is_dir() and not file.is_file():
+        raise UsageError(f"{model} has no model.onnx; write one with: netc export {model}")
+    data = data_overrides(overrides)
+    predictions = drive(lambda: run_predict(file, inputs, Host("cpu"), data))
+    if out is not None:
+        drive(lambda: save_maps(predictions, out))
+    if as_json:
+        print_json([prediction.as_dict() for prediction in predictions])
+        return
+    for prediction in predictions:
+        print(prediction.as_text())

@@ -1,0 +1,97 @@
+"""Any data as .npy files, one for each field and split, read from untrusted files."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from netc_runtime.arrays import shape_text
+from netc_runtime.data.base import Problem, Source, Split
+from netc_runtime.errors import DamagedFileError, DriverError, ExitCode
+from netc_runtime.npyfile import map_array
+
+_SPLITS = ("train", "test")
+
+
+class NPY(Source):
+    """A folder with train/FIELD.npy and test/FIELD.npy for every field, such as image and label.
+
+    `path` names the folder. Each file holds one array of real numbers whose axis 0 counts the samples. Files are mapped
+    into memory, so the data may be larger than it. The classes have no names.
+    """
+
+    options: ClassVar[frozenset[str]] = frozenset({"path"})
+    value_range: ClassVar[tuple[float, float]] = (0.0, 255.0)
+
+    @classmethod
+    def class_names(cls, name: str) -> tuple[str, ...]:
+        """Return nothing: arrays do not name classes."""
+        return ()
+
+    @classmethod
+    def check(cls, name: str, options: Mapping[str, Any]) -> list[Problem]:
+        """Return a sentence if `path` is no text."""
+        path = options.get("path")
+        if path is None or isinstance(path, str):
+            return []
+        return [(("path",), f"path should be the folder with train/ and test/, as a text, not {path!r}")]
+
+    @classmethod
+    def missing(cls, name: str, options: Mapping[str, Any]) -> list[Problem]:
+        """Return a sentence if `path` is no folder whose two parts hold the same fields."""
+        path = options.get("path")
+        if not path:
+            return [
+                (("path",), f'the source "{name}" needs `path`: the folder with train/FIELD.npy and test/FIELD.npy')
+            ]
+        folder = Path(path).expanduser()
+        if not folder.is_dir():
+            return [(("path",), f"{folder} {'is not a folder' if folder.exists() else 'does not exist'}")]
+        fields = {split: set(_files(folder, split)) for split in _SPLITS}
+        for split in _SPLITS:
+            if not fields[split]:
+                return [(("path",), f"{folder / split} holds no FIELD.npy, such as {folder / split / 'image.npy'}")]
+        for split, other in (_SPLITS, _SPLITS[::-1]):
+            missing = sorted(fields[other] - fields[split])
+            if missing:
+                return [
+                    (
+                        ("path",),
+                        f"{folder / split} lacks {missing[0]}.npy, which {folder / other} has: both parts need "
+                        f"the same fields",
+                    )
+                ]
+        return []
+
+    @classmethod
+    def open(cls, name: str, options: Mapping[str, Any]) -> Self:
+        """Map the files; raises DriverError (2 for values that are no real numbers, 1 for damage) naming the file."""
+        folder = Path(options["path"]).expanduser()
+        train, test = (_map_split(folder, split) for split in _SPLITS)
+        return cls(train, test, ())
+
+
+def _files(folder: Path, split: str) -> dict[str, Path]:
+    """Return the files of a split by field; names that begin with a dot are none of the user's."""
+    paths = sorted((folder / split).glob("*.npy"))
+    return {path.stem: path for path in paths if not path.name.startswith(".") and path.is_file()}
+
+
+def _map_split(folder: Path, split: str) -> Split:
+    arrays = {field: map_array(path) for field, path in _files(folder, split).items()}
+    first = next(iter(arrays), None)
+    if first is None:
+        raise DriverError(f"{folder / split} no longer holds any .npy file")
+    for field, array in arrays.items():
+        path = folder / split / f"{field}.npy"
+        if array.ndim == 0 or array.size == 0:
+            raise DriverError(f"{path} holds an array {shape_text(array.shape)}: no sample at all", ExitCode.USAGE)
+        expected, found = array.offset + array.nbytes, path.stat().st_size
+        if found != expected:
+            raise DamagedFileError(f"{path} is damaged: {expected} bytes expected, {found} found")
+        if len(array) != len(arrays[first]):
+            raise DriverError(
+                f"{folder / split / f'{first}.npy'} holds {len(arrays[first])} samples but {path} holds {len(array)}; "
+                f"all fields of a split need the same samples",
+                ExitCode.USAGE,
+            )
+    return arrays
