@@ -1,13 +1,16 @@
 """The compiler on one page: spec to artifact, one arrow a line."""
 
+import contextlib
+import gc
+from collections.abc import Iterator
+
 import onnx_ir as ir
 
 from netc.emit import Artifact, Entry, Program
 from netc.errors import Diagnostic, SpecError
 from netc.graph.verify import verify
 from netc.layers.base import Phase
-from netc.layers.context import Context
-from netc.network import Network, lower
+from netc.network import Count, Network, Term, lower
 from netc.rewrite.fold import fold_batch_normalization, split
 from netc.rewrite.passes import Target, clean, optimize_step
 from netc.solver.step import append_update
@@ -16,6 +19,19 @@ from netc.spec.load import Loaded
 FLOAT = ir.DataType.FLOAT
 
 
+@contextlib.contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Spare Python the search for cycles to free: a graph is full of them, and they live until the end."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@_collector_paused()
 def build(loaded: Loaded, target: Target = "cpu", dtype: ir.DataType = FLOAT) -> Artifact:
     """Compile a spec.
 
@@ -33,10 +49,13 @@ def build(loaded: Loaded, target: Target = "cpu", dtype: ir.DataType = FLOAT) ->
     train = train_program(loaded, training, target, dtype)
     state |= training.net.state
     programs = {"train": train, "eval": eval_program(loaded, testing), **inference_programs(loaded, inference)}
-    return Artifact(loaded.spec, target, programs, list(state.values()), metric_entries(training), training)
+    if training.net.batch_statistics:
+        programs["population"] = population_program(loaded, target, dtype)
+    return Artifact(loaded.spec, target, programs, list(state.values()), metric_entries(training, testing), training)
 
 
-def lower_phases(loaded: Loaded, dtype: ir.DataType) -> tuple[Network, Network]:
+@_collector_paused()
+def lower_phases(loaded: Loaded, dtype: ir.DataType = FLOAT) -> tuple[Network, Network]:
     """Lower for training and for evaluation.
 
     Raises:
@@ -60,10 +79,10 @@ def lower_phases(loaded: Loaded, dtype: ir.DataType) -> tuple[Network, Network]:
     for name, tensor in testing.net.state.items():
         other = training.net.state.get(name, tensor)
         if other.shape != tensor.shape:
-            layer = name.rsplit(".", 1)[0]
+            layer = tensor.layer
             place = next(placed.path for placed in testing.placed if placed.layer.name == layer)
             message = (
-                f"{layer}: its {name.rsplit('.', 1)[1]} has the shape {list(tensor.shape)} in the test phase and "
+                f"{layer}: its {name.rsplit('.', 1)[-1]} has the shape {list(tensor.shape)} in the test phase and "
                 f"{list(other.shape)} in the train phase; both phases must use the same parameters"
             )
             raise SpecError([loaded.at(place, message)])
@@ -85,7 +104,20 @@ def train_program(loaded: Loaded, network: Network, target: Target, dtype: ir.Da
         outputs[term.name] = {"role": "metric"}
     net.g.output("lr", rate)
     outputs["lr"] = {"role": "metric"}
-    return program(loaded, net, optimize_step(net.g.graph, target, dtype), outputs)
+    return program(loaded, network, optimize_step(net.g.graph, target, dtype), outputs)
+
+
+def population_program(loaded: Loaded, target: Target, dtype: ir.DataType) -> Program:
+    """Return (state, batch) -> the statistics of this batch whose averages replace those of the state after training.
+
+    Batches are normalised as in training (Ioffe & Szegedy, 2015, Algorithm 2).
+    """
+    network = lower(loaded, "train", loaded.spec.data.batch_size, dtype=dtype)
+    net, outputs = network.net, dict[str, Entry]()
+    for name, value in net.batch_statistics.items():
+        net.g.output(f"{name}.batch", value)
+        outputs[f"{name}.batch"] = {"role": "statistic", "feeds": name}
+    return program(loaded, network, optimize_step(net.g.graph, target, dtype), outputs)
 
 
 def eval_program(loaded: Loaded, network: Network) -> Program:
@@ -97,8 +129,11 @@ def eval_program(loaded: Loaded, network: Network) -> Program:
         net.g.output(f"{term.name}.weight", term.mean.weight)
         outputs[term.name] = {"role": "metric", "weight": f"{term.name}.weight"}
         outputs[f"{term.name}.weight"] = {"role": "weight"}
+    for count in network.counts:
+        net.g.output(count.name, count.matrix)
+        outputs[count.name] = {"role": "count"}
     verify(net.g.graph, "lowering the layers for evaluation")
-    return program(loaded, net, clean(net.g.graph), outputs)
+    return program(loaded, network, clean(net.g.graph), outputs)
 
 
 def inference_programs(loaded: Loaded, network: Network) -> dict[str, Program]:
@@ -114,7 +149,7 @@ def inference_programs(loaded: Loaded, network: Network) -> dict[str, Program]:
         {name: {"role": "parameter", "feeds": fed} for name, fed in halves.feeds.items()},
     )
     parameters: dict[str, Entry] = {name: {"role": "parameter"} for name in halves.feeds.values()}
-    infer = Program(clean(halves.infer.graph), parameters | batch_entries(loaded), outputs)
+    infer = Program(clean(halves.infer.graph), parameters | batch_entries(loaded, network), outputs)
     return {"fold": used(fold), "infer": used(infer)}
 
 
@@ -122,13 +157,15 @@ def output_entries(network: Network) -> dict[str, Entry]:
     """Declare the network's outputs in its graph and say what they are."""
     for output in network.outputs:
         network.net.g.output(output.name, output.value)
-    return {
-        output.name: {"role": "output", "activation": output.activation, "label": output.label}
-        for output in network.outputs
-    }
+    entries: dict[str, Entry] = {}
+    for output in network.outputs:
+        entries[output.name] = {"role": "output", "activation": output.activation, "label": output.label}
+        if ignored := ignored_labels(network, str(output.label)):
+            entries[output.name]["ignored"] = ignored
+    return entries
 
 
-def batch_entries(loaded: Loaded) -> dict[str, Entry]:
+def batch_entries(loaded: Loaded, network: Network) -> dict[str, Entry]:
     """Return what the manifest says of each batch input: which array of a data source feeds it."""
     entries: dict[str, Entry] = {}
     claimed = {"image", "label"} & loaded.spec.inputs.keys()
@@ -139,13 +176,24 @@ def batch_entries(loaded: Loaded) -> dict[str, Entry]:
         entries[name] = {"role": "batch", "field": field}
         if declared.classes is not None:
             entries[name]["classes"] = declared.classes
+            if ignored := ignored_labels(network, name):
+                entries[name]["ignored"] = ignored
     return entries
 
 
-def program(loaded: Loaded, net: Context, graph: ir.Graph, outputs: dict[str, Entry]) -> Program:
+def ignored_labels(network: Network, name: str) -> list[int]:
+    """Return the values of a label input that no loss or metric counts, so that they need be no class."""
+    ignored: set[int | None] = set()
+    for placed in network.placed:
+        if placed.layer.takes_labels and placed.bottoms[-1] == name:
+            ignored.add(placed.layer.ignored)
+    return [label for label in ignored if label is not None] if len(ignored) == 1 else []
+
+
+def program(loaded: Loaded, network: Network, graph: ir.Graph, outputs: dict[str, Entry]) -> Program:
     """Return a program that reads state and batch, without the inputs that it does not use."""
-    state: dict[str, Entry] = {name: {"role": "state"} for name in net.state}
-    return used(Program(graph, state | batch_entries(loaded), outputs))
+    state: dict[str, Entry] = {name: {"role": "state"} for name in network.net.state}
+    return used(Program(graph, state | batch_entries(loaded, network), outputs))
 
 
 def used(program: Program) -> Program:
@@ -156,7 +204,10 @@ def used(program: Program) -> Program:
     return program
 
 
-def metric_entries(network: Network) -> list[Entry]:
-    """Return the manifest's list of metrics."""
-    entries = [{"name": t.name, "kind": t.kind, "layer": None if t.kind == "total" else t.name} for t in network.terms]
-    return [*entries, {"name": "lr", "kind": "rate", "layer": None}]
+def metric_entries(training: Network, testing: Network) -> list[Entry]:
+    """Return the manifest's list of metrics: those of training, the rate, and those of evaluation alone."""
+    entries: list[Entry] = [{"name": t.name, "kind": t.kind, "layer": t.layer} for t in training.terms]
+    entries.append({"name": "lr", "kind": "rate", "layer": None})
+    known = {entry["name"] for entry in entries}
+    tested: list[Term | Count] = [*testing.terms, *testing.counts]
+    return entries + [{"name": t.name, "kind": t.kind, "layer": t.layer} for t in tested if t.name not in known]

@@ -5,13 +5,20 @@ from typing import Annotated, Any, Generic, Self, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
     ModelWrapValidatorHandler,
     ValidationError,
     model_validator,
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_core.core_schema import (
+    CoreSchema,
+    no_info_before_validator_function,
+    no_info_plain_validator_function,
+    simple_ser_schema,
+)
 
 from netc.caffe_words import instead
 from netc.errors import did_you_mean, near
@@ -28,8 +35,10 @@ def mistake(sentence: str) -> PydanticCustomError:
 
 
 def beyond_float32(value: Any) -> str | None:
-    """Return what is wrong with a number, or a list of numbers, that a graph could not hold."""
+    """Return what is wrong with a number, or a list of numbers or of such lists, that a graph could not hold."""
     for number in value if isinstance(value, list) else [value]:
+        if isinstance(number, list) and (problem := beyond_float32(number)):
+            return problem
         if isinstance(number, float) and number and not SMALLEST <= abs(number) <= LARGEST:
             limit = f"smaller than {SMALLEST:g}" if abs(number) < SMALLEST else f"larger than {LARGEST:g}"
             return f"{shown(number)} is {limit} in size, beyond what a 32-bit float computes with"
@@ -37,9 +46,19 @@ def beyond_float32(value: Any) -> str | None:
 
 
 class Declared(BaseModel):
-    """Base of every mapping in the language: the fields of the class are the keys that the user may write."""
+    """Base of every mapping in the language: the fields of the class are the keys that the user may write.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=False, allow_inf_nan=False)
+    The docstring of the class and the texts under its fields are what editors and the pages in `docs` say of them.
+    """
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        validate_default=False,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
 
     @model_validator(mode="wrap")
     @classmethod
@@ -95,42 +114,70 @@ class Declared(BaseModel):
 class Family(Generic[T]):
     """The classes that a mapping's `type` chooses from, such as all layers or all fillers.
 
+    As an annotation, `Annotated[Layer, LAYERS]`, it makes a field of any of them.
+
     Args:
         kind: what one of them is called in messages.
         shorthand: whether a plain string stands for `{type: STRING}`.
         key: the field that chooses.
+        number: the type that a plain number stands for, and the field that the number is.
     """
 
-    def __init__(self, kind: str, shorthand: bool = False, key: str = "type") -> None:
-        self.kind, self._shorthand, self._key = kind, shorthand, key
+    def __init__(
+        self, kind: str, shorthand: bool = False, key: str = "type", number: tuple[str, str] | None = None
+    ) -> None:
+        self.kind, self.shorthand, self.key, self.number = kind, shorthand, key, number
         self.members: dict[str, type[T]] = {}
+        self._refused: dict[str, type[T]] = {}
 
     def add(self, cls: type[T]) -> type[T]:
         """Class decorator: the class serves the one value that its `type` field allows."""
-        (name,) = get_args(cls.model_fields[self._key].annotation)
-        if name in self.members:
+        return self._register(cls, self.members)
+
+    def refuse(self, cls: type[T]) -> type[T]:
+        """Class decorator: the class is known for the sake of its refusal, and never offered."""
+        return self._register(cls, self._refused)
+
+    def _register(self, cls: type[T], classes: dict[str, type[T]]) -> type[T]:
+        (name,) = get_args(cls.model_fields[self.key].annotation)
+        if name in self.members or name in self._refused:
             raise AssertionError(f"two classes serve the {self.kind} type {name}")
-        self.members[name] = cls
+        classes[name] = cls
         return cls
 
     def parse(self, value: Any) -> T:
-        """Validate a mapping by the class that its `type` names; for use as a pydantic validator."""
+        """Validate a mapping by the class that its `type` names."""
         if isinstance(value, Declared):
             return value  # type: ignore[return-value]
-        if self._shorthand and isinstance(value, str):
-            value = {self._key: value}
+        if self.shorthand and isinstance(value, str):
+            value = {self.key: value}
+        if self.number is not None and isinstance(value, int | float) and not isinstance(value, bool):
+            value = {self.key: self.number[0], self.number[1]: value}
         if not isinstance(value, dict):
-            example = f"{{{self._key}: {next(iter(self.members))}}}"
+            example = f"{{{self.key}: {next(iter(self.members))}}}"
             raise mistake(f"this {self.kind} should be a mapping such as {example}, not {shown(value)}")
-        name = value.get(self._key)
+        name = value.get(self.key)
         if name is None:
-            raise mistake(f'this {self.kind} has no "{self._key}"{did_you_mean("", self.members)}')
-        if not isinstance(name, str) or name not in self.members:
+            raise mistake(f'this {self.kind} has no "{self.key}"{did_you_mean("", self.members)}')
+        chosen = (self.members.get(name) or self._refused.get(name)) if isinstance(name, str) else None
+        if chosen is None:
             nearest = did_you_mean(name if isinstance(name, str) else "", self.members)
-            unknown = mistake(f"unknown {self.kind} {self._key} {shown(name)}{nearest}")
-            line = InitErrorDetails(type=unknown, loc=(self._key,), input=name)
+            unknown = mistake(f"unknown {self.kind} {self.key} {shown(name)}{nearest}")
+            line = InitErrorDetails(type=unknown, loc=(self.key,), input=name)
             raise ValidationError.from_exception_data(self.kind, [line])
-        return self.members[name].model_validate(value)
+        return chosen.model_validate(value)
+
+    @property
+    def definition(self) -> str:
+        """The name of the family's definition in the JSON Schema of the language."""
+        return self.kind.replace(" ", "_")
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return no_info_plain_validator_function(self.parse, serialization=simple_ser_schema("any"))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        # The members, which are not all known yet, are defined once by netc.schema.
+        return {"family": self.definition}
 
 
 def as_list(value: Any) -> Any:
@@ -138,7 +185,18 @@ def as_list(value: Any) -> Any:
     return value if isinstance(value, list) or value is None else [value]
 
 
-OneOrMore = BeforeValidator(as_list)
+class _OneOrMore:
+    """The annotation that makes a list of one also writable as its only entry."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return no_info_before_validator_function(as_list, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        listed = handler(schema)
+        return {"anyOf": [listed["items"], listed]} if listed.get("minItems", 0) < 2 else listed
+
+
+OneOrMore = _OneOrMore()
 Integers = Annotated[list[int], OneOrMore]
 Names = Annotated[list[str], OneOrMore]
 

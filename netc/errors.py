@@ -35,7 +35,9 @@ class Diagnostic:
 
     def __str__(self) -> str:
         use = self.position.used_at
-        return f"{self.position}: {self.message}" + (f" (in a block used at {use})" if use is not None else "")
+        # A message may quote a text of the user that has line breaks, or codes that a terminal would obey.
+        message = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in self.message)
+        return f"{self.position}: {message}" + (f" (in a block used at {use})" if use is not None else "")
 
 
 class NetcError(Exception):

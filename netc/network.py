@@ -4,7 +4,8 @@ A layer that cannot be lowered is reported at its place, and its top counts as u
 mistake gives one message.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import PurePath
 
@@ -14,7 +15,7 @@ import onnx_ir as ir
 from netc.errors import Diagnostic, SpecError
 from netc.graph import GraphBuilder, Origin, shape_of
 from netc.layers.activation import Sigmoid, Softmax
-from netc.layers.base import MAX_ELEMENTS, Layer, LayerError, Loss, Mean, Metric, Phase, elements, sample
+from netc.layers.base import MAX_ELEMENTS, Counts, Layer, LayerError, Loss, Mean, Metric, Phase, elements, sample
 from netc.layers.context import Context
 from netc.spec.load import UNKNOWN_INPUT, Loaded
 from netc.spec.model import Input
@@ -25,16 +26,27 @@ BATCH_AXIS = "N"
 
 @dataclass(frozen=True)
 class Term:
-    """A loss or metric of the network; `kind` as in the manifest."""
+    """A loss or metric of the network; `kind` as in the manifest, `layer` None for the total."""
 
     name: str
     kind: str
+    layer: str | None
     mean: Mean
 
 
 @dataclass(frozen=True)
+class Count:
+    """A counting metric: its kind as in the manifest, and the confusion matrix [C, C] of a batch."""
+
+    name: str
+    kind: str
+    layer: str
+    matrix: ir.Value
+
+
+@dataclass(frozen=True)
 class Output:
-    """A top of the main path that no layer continues from.
+    """A top of the main path, or of the fused head, that no layer continues from.
 
     `activation` is what a loss applies to it; `label` the label input whose classes it scores.
     """
@@ -52,7 +64,8 @@ class Network:
     Attributes:
         net: graph, state and updates of statistics.
         batch: the graph inputs that hold a batch, by name.
-        terms: losses and metrics, in order, the total first.
+        terms: losses and metrics that are means, in order, the total first.
+        counts: metrics that count, in order; only for evaluation.
         outputs: what inference returns.
         tops: the value of each layer and input that could be lowered.
         placed: the layers that take part, in order.
@@ -62,6 +75,7 @@ class Network:
     net: Context
     batch: dict[str, ir.Value] = field(default_factory=dict)
     terms: list[Term] = field(default_factory=list)
+    counts: list[Count] = field(default_factory=list)
     outputs: list[Output] = field(default_factory=list)
     tops: dict[str, ir.Value] = field(default_factory=dict)
     placed: list[Placed] = field(default_factory=list)
@@ -111,11 +125,12 @@ class _Lowering:
         for name, declared in self._loaded.spec.inputs.items():
             self._input(name, declared)
         for placed in self._wiring.placed:
-            if self._objectives or not (placed.sides or placed.is_objective):
+            if self._objectives or placed.layer.name in self._wiring.kept:
                 self._layer(placed)
         if self._diagnostics:
             raise SpecError(self._diagnostics)
         if self._objectives:
+            self._penalties()
             self._total()
         self._collect_outputs()
         self._warn()
@@ -125,8 +140,8 @@ class _Lowering:
         g = self._net.g
         if declared == UNKNOWN_INPUT or not self._fits(name, declared.shape or []):
             return
-        if declared.shape is None:
-            value = g.input(name, ir.DataType.INT32, [self._axis])
+        if declared.shape is None or declared.classes is not None:
+            value = g.input(name, ir.DataType.INT32, [self._axis, *(declared.shape or ())])
             self._network.batch[name] = self._network.tops[name] = value
             return
         raw = g.input(name, g.dtype, [self._axis, *declared.shape])
@@ -170,13 +185,12 @@ class _Lowering:
         if len(known) < len(placed.bottoms) or self._confuses_labels(placed, known):
             return
         position = self._loaded.tree.position(placed.path)
-        # Without the folder: the same file compiles to the same bytes wherever it lies.
-        place = f"{PurePath(position.file).name}:{position.line}" if position.line else position.file
+        place = f"{self._relative(position.file)}:{position.line}" if position.line else position.file
         self._net.enter(layer, layer.name in self._wiring.before_rectifiers)
         try:
             with self._net.g.origin(Origin(layer.name, "forward", place)):
                 top = layer.lower(self._net, *known)
-            given = () if isinstance(top, Mean) else (top,) if isinstance(top, ir.Value) else top
+            given = () if isinstance(top, Mean | Counts) else (top,) if isinstance(top, ir.Value) else top
             for value in given:
                 if elements(shape_of(value)) > MAX_ELEMENTS:
                     raise LayerError(
@@ -190,9 +204,13 @@ class _Lowering:
             self._report(path, f"{layer.name}: {error}")
             return
         if isinstance(top, Mean):
-            self._term(placed, top)
+            self._term(placed, layer.name, top)
+        elif isinstance(top, Counts):
+            self._network.counts.append(Count(layer.name, self._kind(placed), layer.name, top.matrix))
         else:
             tops.update(zip(layer.tops, given, strict=True))
+            if layer.is_loss and self._objectives:
+                self._term(placed, f"{layer.name}.loss", self._mean_of_tops(layer, given))
 
     def _confuses_labels(self, placed: Placed, bottoms: Sequence[ir.Value]) -> bool:
         """Report class labels where a layer computes with numbers, and the other way round."""
@@ -211,7 +229,8 @@ class _Lowering:
                 return True
         if layer.takes_labels:
             classes, scores = declared[str(placed.bottoms[-1])].classes or 0, list(shape_of(bottoms[0]))
-            if len(scores) == 2 and isinstance(scores[1], int) and scores[1] < classes:
+            has_places = len(scores) == 2 or len(shape_of(bottoms[-1])) > 1
+            if has_places and isinstance(scores[1], int) and scores[1] < classes:
                 remedy = f'set num_output: {classes}, or correct the classes of "{placed.bottoms[-1]}"'
                 message = f'"{placed.bottoms[0]}" gives {scores[1]} scores for {classes} classes'
                 if placed.bottoms not in self._too_few:  # a metric beside its loss would only say it again
@@ -220,24 +239,58 @@ class _Lowering:
                 return True
         return False
 
-    def _term(self, placed: Placed, mean: Mean) -> None:
+    def _relative(self, file: str) -> str:
+        """Return a file as seen from the folder of the spec: it compiles to the same bytes wherever that lies."""
+        path, folder = PurePath(file), PurePath(self._loaded.tree.root.position.file).parent
+        return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name
+
+    def _mean_of_tops(self, layer: Layer, tops: Sequence[ir.Value]) -> Mean:
+        """Return the sum of all values of a sample's tops, averaged over the batch: what `loss_weight` weighs."""
+        g = self._net.g
+        with g.origin(Origin(layer.name, "weight")), g.arithmetic():
+            sums = [g.ReduceSum(top, keepdims=0) for top in tops]
+            count = self._net.batch_count(tops[0])
+            return Mean(functools.reduce(g.Add, sums) / count, count)
+
+    def _kind(self, placed: Placed) -> str:
+        """Return what the manifest calls what a loss or metric measures."""
+        if isinstance(placed.layer, Metric):
+            return f"side_{placed.layer.kind}" if placed.is_companion else placed.layer.kind
+        return "fuse_loss" if placed.fused else "side_loss" if placed.is_companion else "loss"
+
+    def _term(self, placed: Placed, name: str, mean: Mean) -> None:
         layer, g = placed.layer, self._net.g
-        if isinstance(layer, Metric):
-            kind = f"side_{layer.kind}" if placed.sides else layer.kind
-            self._network.terms.append(Term(layer.name, kind, mean))
-        elif isinstance(layer, Loss):
-            with g.origin(Origin(layer.name, "weight")), g.arithmetic():
-                weight: ir.Value | float = layer.loss_weight
-                for side in placed.sides:
-                    factor = side.loss_weight.value(g, self._net.progress)
-                    weight = 0.0 if 0.0 in (factor, weight) else factor * weight
-                value = mean.value
-                if placed.sides and placed.sides[-1].threshold is not None:
-                    value = g.Relu(value - placed.sides[-1].threshold)
-            self._parts.append((value, weight))
-            self._network.terms.append(Term(layer.name, "side_loss" if placed.sides else "loss", mean))
-        else:
-            raise AssertionError(f"{layer.name} is neither a loss nor a metric but returned a mean")
+        self._network.terms.append(Term(name, self._kind(placed), layer.name, mean))
+        if not layer.is_loss:
+            return
+        with g.origin(Origin(layer.name, "weight")), g.arithmetic():
+            weight: ir.Value | float = layer.loss_weight
+            for side in placed.sides:
+                factor = side.loss_weight.value(g, self._net.progress)
+                weight = 0.0 if 0.0 in (factor, weight) else factor * weight
+            value = mean.value
+            if placed.sides and placed.sides[-1].threshold is not None:
+                value = g.Relu(value - placed.sides[-1].threshold)
+        self._parts.append((value, weight))
+
+    def _penalties(self) -> None:
+        """Add the penalties of parameters to the objective, one term a layer."""
+        g = self._net.g
+        penalised: dict[str, list[ir.Value]] = {}
+        for tensor in self._net.state.values():
+            l1, l2 = tensor.declared.l1, tensor.declared.l2
+            w = self._net.inputs[tensor.name]
+            with g.origin(Origin(tensor.layer, "weight")), g.arithmetic():
+                if l1:
+                    penalised.setdefault(tensor.layer, []).append(g.ReduceSum(g.Abs(w), keepdims=0) * l1)
+                if l2:
+                    penalised.setdefault(tensor.layer, []).append(g.ReduceSum(w * w, keepdims=0) * l2)
+        samples = self._net.batch_count(next(iter(self._network.batch.values())))
+        for layer, parts in penalised.items():
+            with g.origin(Origin(layer, "weight")):
+                value = functools.reduce(g.Add, parts)
+            self._parts.append((value, 1.0))
+            self._network.terms.append(Term(f"{layer}.penalty", "penalty", layer, Mean(value, samples)))
 
     def _total(self) -> None:
         """Sum the losses times their weights: the objective."""
@@ -254,25 +307,34 @@ class _Lowering:
             raise SpecError([self._loaded.at(("layers",), message, key=True)])
         first = next(iter(self._network.batch.values()))
         with g.origin(Origin("total")):
-            self._network.terms.insert(0, Term("total", "total", Mean(total, self._net.batch_count(first))))
+            self._network.terms.insert(0, Term("total", "total", None, Mean(total, self._net.batch_count(first))))
 
     def _collect_outputs(self) -> None:
+        """Find the tops that inference returns; a model of nothing but weighed layers returns the last of those."""
+        minimised = self._wiring.only_minimised
+        self._network.outputs += self._outputs(minimised) or self._outputs(frozenset())
+
+    def _outputs(self, without: Set[str]) -> list[Output]:
+        """Return the tops of inference that only objectives, or the layers `without`, read."""
+        kept, found = self._wiring.kept, list[Output]()
+        offered = kept - without
         for placed, name in [(each, top) for each in self._wiring.placed for top in each.layer.tops]:
-            if placed.sides or placed.is_objective or name not in self._network.tops:
+            if placed.layer.name not in offered or placed.is_companion or name not in self._network.tops:
                 continue
-            readers = [r for r in self._wiring.readers(name) if not r.sides]
-            if all(reader.is_objective for reader in readers):
+            readers = [r for r in self._wiring.readers(name) if r.layer.name in kept or not r.is_companion]
+            if all(reader.is_objective or reader.layer.name in without for reader in readers):
                 losses = [r.layer for r in readers if isinstance(r.layer, Loss) and r.bottoms[0] == name]
                 activation = next((loss.activation for loss in losses), None)
                 value = self._network.tops[name]
-                self._network.outputs.append(Output(name, value, activation, self._label_of(placed, name)))
+                found.append(Output(name, value, activation, self._label_of(placed, name)))
+        return found
 
     def _label_of(self, placed: Placed, top: str) -> str | None:
         """Return the label input that a loss or metric compares a top with, also through a softmax behind it."""
         sources = [top, *(placed.bottoms if isinstance(placed.layer, Softmax) else ())]
         for name in sources:
             for reader in self._wiring.readers(str(name)):
-                if reader.layer.takes_labels and reader.bottoms[0] == name and not reader.sides:
+                if reader.layer.takes_labels and reader.bottoms[0] == name and not reader.is_companion:
                     return reader.bottoms[-1]
         return None
 
@@ -288,13 +350,29 @@ class _Lowering:
                     own = applied.__name__.lower()
                     message = f'{name}: {layer.type} applies a {own} itself; give it "{below.bottoms[0]}"'
                     self._network.warnings.append(self._loaded.at(placed.path, message))
-            unread = [] if placed.is_objective else [top for top in layer.tops if not self._wiring.readers(top)]
-            if unread and (placed.sides or len(self._network.outputs) > 1):
+            is_end = layer.is_loss or placed.is_objective
+            unread = [] if is_end else [top for top in layer.tops if not self._wiring.readers(top)]
+            if unread and (placed.is_companion or len(self._network.outputs) > 1):
                 which = "its top" if len(layer.tops) == 1 else f"its top {unread[0]}"
                 message = f"{name}: no layer reads {which}, so it is " + (
-                    "of no use in this side" if placed.sides else "an output of the model that nothing trains"
+                    "of no use in this side" if placed.is_companion else "an output of the model that nothing trains"
                 )
                 self._network.warnings.append(self._loaded.at(placed.path, message))
+
+        self._warn_of_labels()
+
+    def _warn_of_labels(self) -> None:
+        """Warn of a reader of labels that counts what is no class and another one ignores."""
+        for name, declared in self._loaded.spec.inputs.items():
+            readers = [p for p in self._wiring.readers(name) if p.layer.takes_labels and p.bottoms[-1] == name]
+            ignoring = {p.layer.ignored: p.layer.name for p in readers if p.layer.ignored is not None}
+            for label, layer in ignoring.items():
+                if 0 <= label < (declared.classes or 0):
+                    continue
+                for placed in (p for p in readers if p.layer.ignored != label):
+                    message = f"{placed.layer.name}: counts the label {label}, which is no class and {layer} ignores"
+                    remedy = f"give it ignore_label: {label}, or no label may be {label}"
+                    self._network.warnings.append(self._loaded.at(placed.path, f"{message}; {remedy}"))
 
     def _report(self, path: tuple[str | int, ...], message: str) -> None:
         self._diagnostics.append(self._loaded.at(path, message))

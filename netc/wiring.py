@@ -26,11 +26,17 @@ class Placed:
     path: Path
     bottoms: tuple[str | None, ...]  # None: a bottom that could not be resolved and was reported
     sides: tuple[Side, ...] = ()
+    fused: bool = False  # in the head that fuses all sides
 
     @property
     def is_objective(self) -> bool:
         """Whether the layer is a loss or a metric, which no other layer continues from."""
         return isinstance(self.layer, Loss | Metric)
+
+    @property
+    def is_companion(self) -> bool:
+        """Whether the layer stands in a side."""
+        return bool(self.sides) and not self.fused
 
 
 @dataclass
@@ -43,6 +49,28 @@ class Wiring:
     def readers(self, name: str) -> Sequence[Placed]:
         """Return the layers that have `name` among their bottoms."""
         return self._readers.get(name, ())
+
+    @cached_property
+    def kept(self) -> Set[str]:
+        """Names of the layers of inference: all but objectives and sides, of which a fused head keeps what it reads."""
+        found: set[str] = set()
+        read: set[str | None] = set()
+        for placed in reversed(self.placed):  # readers come later
+            read_by_head = placed.is_companion and not read.isdisjoint(placed.layer.tops)
+            if not placed.is_objective and (not placed.is_companion or read_by_head):
+                found.add(placed.layer.name)
+                read.update(placed.bottoms if placed.fused or placed.is_companion else ())
+        return found
+
+    @cached_property
+    def only_minimised(self) -> Set[str]:
+        """Names of the layers, none of them a loss, that nothing but a `loss_weight` needs: no outputs of a model."""
+        found: set[str] = set()
+        for placed in reversed(self.placed):  # readers come later
+            readers = [reader.layer.name for top in placed.layer.tops for reader in self.readers(top)]
+            if not placed.is_objective and (placed.layer.is_loss or readers) and found.issuperset(readers):
+                found.add(placed.layer.name)
+        return found
 
     @cached_property
     def _readers(self) -> Mapping[str | None, Sequence[Placed]]:
@@ -73,12 +101,13 @@ class _Wirer:
         self._loaded, self._phase = loaded, phase
         self._wiring = Wiring()
         spec = loaded.spec
-        self._labels = [name for name, declared in spec.inputs.items() if declared.shape is None]
+        self._labels = [n for n, declared in spec.inputs.items() if declared.classes or declared.shape is None]
         self._ambiguous: set[str] = set()  # names given twice: what they mean is unknown
         self._objectives: dict[str, str] = {}  # names of losses and metrics, which have no top, with their types
         self._known: dict[str, Path] = {name: ("inputs", name) for name in spec.inputs}
         self._several: dict[str, Sequence[str]] = {}  # names of layers whose tops have names of their own, with those
         self._hidden: dict[str, str] = {}  # names inside a finished branch, with the layer it belongs to
+        self._shared: dict[str, Path] = {}  # names of shared parameters
 
     def run(self) -> Wiring:
         spec = self._loaded.spec
@@ -86,29 +115,58 @@ class _Wirer:
             if name in RESERVED:
                 self._report(("inputs", name), f'"{name}" is a name that every step uses; rename this input', key=True)
         first = next((name for name, declared in spec.inputs.items() if declared.classes is None), None)
-        self._layers(spec.layers, ("layers",), set(spec.inputs), first, ())
-        losses = [p for p in self._wiring.placed if isinstance(p.layer, Loss | Unknown) and not p.sides]
-        if not losses:
+        visible = set(spec.inputs)
+        self._layers(spec.layers, ("layers",), visible, first, ())
+        if spec.fuse is not None:
+            self._fuse(spec.fuse, visible)
+        if not any(_gives_loss(p.layer) and not p.is_companion for p in self._wiring.placed):
             self._report(("layers",), self._no_loss(), key=True)
         return self._wiring
 
+    def _fuse(self, fuse: Side, visible: set[str]) -> None:
+        """Place the head that reads the scores of all sides."""
+        scores: dict[int, str] = {}  # of each side, what its first loss reads
+        for placed in self._wiring.placed:
+            if placed.sides and isinstance(placed.layer, Loss) and placed.bottoms[0] is not None:
+                scores.setdefault(id(placed.sides[-1]), placed.bottoms[0])
+        if len(scores) < 2 and not any(isinstance(placed.layer, Unknown) for placed in self._wiring.placed):
+            message = f"fuse: needs at least 2 sides that end in a loss to fuse, got {len(scores)}"
+            self._report(("fuse",), f"{message}; declare them with side:", key=True)
+            return
+        before, inside = len(self._wiring.placed), visible | self._hidden.keys()
+        self._layers(fuse.layers, ("fuse", "layers"), inside, list(scores.values()), (fuse,), fused=True)
+        if not any(_gives_loss(placed.layer) for placed in self._wiring.placed[before:]):
+            remedy = "end its layers with one, as the sides do"
+            self._report(("fuse",), f"fuse: the head has no loss; {remedy}", key=True)
+
     def _no_loss(self) -> str:
-        elsewhere = next((layer for layer in self._loaded.spec.layers if isinstance(layer, Loss)), None)
+        elsewhere = next((layer for layer in self._loaded.spec.layers if layer.is_loss), None)
         if elsewhere is not None:
             return f"the spec has no loss in the {self._phase} phase; remove the include of {elsewhere.name}"
         remedy = "end the layers with one, such as {name: loss, type: SoftmaxWithLoss}"
         return f"the spec has no loss, so there is nothing to train; {remedy}"
 
     def _layers(
-        self, layers: Sequence[Layer], path: Path, visible: set[str], above: str | None, sides: tuple[Side, ...]
+        self,
+        layers: Sequence[Layer],
+        path: Path,
+        visible: set[str],
+        above: str | list[str] | None,
+        sides: tuple[Side, ...],
+        fused: bool = False,
     ) -> None:
+        """Place layers; `above` is what a layer reads that names no bottoms."""
         for index, layer in enumerate(layers):
             here = (*path, index)
             if layer.include is not None and layer.include.phase != self._phase:
                 continue
+            if isinstance(layer, Metric) and layer.counts and self._phase == "train":
+                continue
             self._check_names(layer, here)
             bottoms = self._bottoms(layer, here, visible, above)
-            placed = Placed(layer, here, bottoms, sides)
+            if not self._names_of_parameters_fit(layer, here):
+                bottoms = (None,)
+            placed = Placed(layer, here, bottoms, sides, fused)
             self._wiring.placed.append(placed)
             if placed.is_objective:
                 self._objectives[layer.name] = layer.type
@@ -122,13 +180,17 @@ class _Wirer:
 
     def _branch(self, owner: Layer, path: Path, visible: set[str], sides: tuple[Side, ...]) -> None:
         assert owner.side is not None
+        if sides and sides[0] is self._loaded.spec.fuse:
+            message = "the fused head has no sides; its layers come after all of them"
+            self._report((*path, "side"), f"{owner.name}: {message}")
+            return
         if isinstance(owner, Loss | Metric):
             self._report((*path, "side"), f"{owner.name}: a {owner.type} has no top that a side could branch off")
             return
         inside = set(visible)
         before = len(self._wiring.placed)
         self._layers(owner.side.layers, (*path, "side", "layers"), inside, owner.name, (*sides, owner.side))
-        if not any(isinstance(p.layer, Loss | Unknown) for p in self._wiring.placed[before:]):
+        if not any(_gives_loss(placed.layer) for placed in self._wiring.placed[before:]):
             remedy = "end its layers with one, such as {type: SoftmaxWithLoss}"
             self._report((*path, "side"), f"the side of {owner.name} has no loss; {remedy}", key=True)
         self._hidden |= dict.fromkeys(inside - visible, owner.name)
@@ -138,6 +200,16 @@ class _Wirer:
         for top in layer.tops:
             if tuple(layer.tops) != (layer.name,):
                 self._check_name(top, "top", (*path, "top"), (*path, "top"))
+
+    def _names_of_parameters_fit(self, layer: Layer, path: Path) -> bool:
+        """Whether the names that a layer gives its parameters are free, or those of other parameters."""
+        mistakes = len(self._wiring.diagnostics)
+        for index, parameter in enumerate(layer.param):
+            if parameter.name is not None and parameter.name not in self._shared:
+                place = (*path, "param", index, "name")
+                self._check_name(parameter.name, "parameter", place, place)
+                self._shared[parameter.name] = place
+        return len(self._wiring.diagnostics) == mistakes
 
     def _check_name(self, name: str, what: str, path: Path, place: Path) -> None:
         if name in RESERVED:
@@ -151,15 +223,18 @@ class _Wirer:
             self._ambiguous.add(name)
         self._known.setdefault(name, place)
 
-    def _bottoms(self, layer: Layer, path: Path, visible: set[str], above: str | None) -> tuple[str | None, ...]:
+    def _bottoms(
+        self, layer: Layer, path: Path, visible: set[str], above: str | list[str] | None
+    ) -> tuple[str | None, ...]:
         names: list[str | None] = list(layer.bottom)
         if isinstance(layer, Unknown):
             return (None,)
         if not names:
             if above is None:
-                self._report(path, f"{layer.name}: no layer above it and no input with a shape; give bottom")
+                missing = "no layer above it and no input of numbers, with a shape and no classes"
+                self._report(path, f"{layer.name}: {missing}; give bottom")
                 return (None,)
-            names = [above]
+            names = [above] if isinstance(above, str) else [*above]
             if layer.takes_labels and not self._labels:
                 self._report(
                     path,
@@ -187,6 +262,8 @@ class _Wirer:
             reason = f'"{name}" is inside the side of {self._hidden[name]}, which inference does not have'
         elif name == layer.name:
             reason = f'"{name}" is the layer itself'
+        elif name in self._shared:
+            reason = f'"{name}" is a parameter; name the layer that it belongs to'
         elif given := next((p for p in _all_layers(self._loaded.spec.layers) if name in (p.name, *p.tops)), None):
             reason = f'"{name}" stands below this layer; layers go from top to bottom'
             if given.include is not None and given.include.phase != self._phase:
@@ -200,9 +277,17 @@ class _Wirer:
         self._wiring.diagnostics.append(self._loaded.at(path, message, key=key))
 
 
+def _gives_loss(layer: Layer) -> bool:
+    """Whether a branch with the layer has an objective, as far as one can know."""
+    return layer.is_loss or isinstance(layer, Unknown)
+
+
 def _arity(layer: Layer) -> str:
     low, high = layer.min_bottoms, layer.max_bottoms
-    number = "one bottom" if (low, high) == (1, 1) else f"{low} bottoms" if low == high else f"at least {low} bottoms"
+    if low == high:
+        number = "one bottom" if low == 1 else f"{low} bottoms"
+    else:
+        number = f"at least {low} bottoms" if high is None else f"{low} to {high} bottoms"
     example = ", such as [ip2, label]" if layer.takes_labels else ""
     return f"takes {number}{example}"
 

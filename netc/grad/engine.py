@@ -43,9 +43,8 @@ def gradients(g: GraphBuilder, table: Table, objective: ir.Value, wrt: Sequence[
         raise AssertionError(f"the objective {objective.name} is not a scalar but {shape_of(objective)}")
     nodes = _between(g.graph, wrt, objective)
     cotangents: dict[ir.Value, ir.Value] = {}
-    # Whole numbers and booleans have no derivative: what passes through them, say a rounding Cast, carries none.
     values = [*wrt, *(output for node in nodes for output in node.outputs[:1])]
-    active = {value for value in values if value.dtype is not None and value.dtype.is_floating_point()}
+    active = {value for value in values if _has_derivative(value)}
     if objective in active:
         one = np.ones([], (objective.dtype or g.dtype).numpy())
         cotangents[objective] = g.constant(one)
@@ -68,18 +67,23 @@ def gradients(g: GraphBuilder, table: Table, objective: ir.Value, wrt: Sequence[
     return {x: cotangents[x] for x in wrt if x in cotangents}
 
 
+def _has_derivative(value: ir.Value) -> bool:
+    """Whether a value is no whole number or boolean: what passes through those, say a rounding Cast, carries none."""
+    return value.dtype is not None and value.dtype.is_floating_point()
+
+
 def _between(graph: ir.Graph, wrt: Sequence[ir.Value], objective: ir.Value) -> list[ir.Node]:
     """Return the nodes on a way from `wrt` to the objective, in graph order."""
-    forward: set[ir.Value] = set(wrt)
+    forward = {x for x in wrt if _has_derivative(x)}
     reached: list[ir.Node] = []
     for node in graph:
         if any(x in forward for x in node.inputs if x is not None):
             reached.append(node)
-            forward.update(node.outputs)
+            forward.update(y for y in node.outputs if _has_derivative(y))
     backward: set[ir.Value] = {objective}
     chosen: list[ir.Node] = []
     for node in reversed(reached):
-        if any(y in backward for y in node.outputs[1:]):
+        if any(y in backward and y in forward for y in node.outputs[1:]):
             raise AssertionError(f"{node.name}: the objective depends on more than the first output")
         if node.outputs[0] in backward:
             chosen.append(node)

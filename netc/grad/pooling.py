@@ -1,6 +1,6 @@
 """Gradients of pooling operators, in any number of spatial dimensions."""
 
-import itertools
+import functools
 import math
 
 import numpy as np
@@ -52,7 +52,7 @@ def average_pool_dx(g: GraphBuilder, site: Site, dy: ir.Value) -> ir.Value:
         starts = np.arange(outs[i]) * strides[i] - pads[i]
         inside = np.minimum(starts + kernel[i], size[i]) - np.maximum(starts, 0)
         counts.append(inside if not site.attribute("count_include_pad") else np.full(outs[i], kernel[i]))
-    divisor = np.array([math.prod(cell) for cell in itertools.product(*counts)], dtype).reshape(outs)
+    divisor = functools.reduce(np.multiply.outer, counts).astype(dtype)
     share = g.Reshape(dy * g.constant(1 / divisor), np.array([n * c, 1, *outs], np.int64))
     reached = [(outs[i] - 1) * strides[i] + kernel[i] - pads[i] - pads[i + axes] for i in range(axes)]
     unreached = [n - r for n, r in zip(size, reached, strict=True)]

@@ -16,7 +16,8 @@ from netc.grad.normalization import (
     batch_normalization_dx,
 )
 from netc.grad.pooling import average_pool_dx, global_average_pool_dx, max_pool_dx
-from netc.graph import GraphBuilder, Site, constant_value, shape_of
+from netc.grad.structure import concat_dx, pad_dx, slice_dx, static_input, top_k_dx, transpose_dx
+from netc.graph import GraphBuilder, Site, shape_of
 
 
 def _ints(values: object) -> np.ndarray:
@@ -32,20 +33,12 @@ def _mask(g: GraphBuilder, condition: ir.Value, like: ir.Value) -> ir.Value:
     return g.Cast(condition, to=like.dtype)
 
 
-def _static(value: ir.Value | None, site: Site) -> list[int]:
-    """Return the numbers of an input that has to be a constant, such as the axes of a reduction."""
-    array = constant_value(value) if value is not None else None
-    if array is None:
-        raise AssertionError(f"{site.node.name}: only constant axes, pads and bounds can be differentiated")
-    return [int(number) for number in array.reshape(-1)]
-
-
 # -- reductions ------------------------------------------------------------------------------------------
 
 
 def _reduced_axes(n: Site) -> list[int]:
     rank = len(shape_of(n.x[0]))
-    axes = _static(n.x[1], n) if n.given(1) is not None else []
+    axes = static_input(n, 1) if n.given(1) is not None else []
     if not axes and not n.attribute("noop_with_empty_axes"):
         return list(range(rank))
     return sorted(axis % rank for axis in axes)
@@ -158,44 +151,7 @@ def _gemm_dc(g: GraphBuilder, n: Site, dy: ir.Value) -> ir.Value:
     return dy if beta == 1.0 else dy * beta
 
 
-# -- structure -------------------------------------------------------------------------------------------
-
-
-def _transpose_dx(g: GraphBuilder, n: Site, dy: ir.Value) -> ir.Value:
-    rank = len(shape_of(dy))
-    perm = n.attribute("perm") or list(range(rank))[::-1]
-    return g.Transpose(dy, perm=[perm.index(i) for i in range(rank)])
-
-
-def _concat_dx(g: GraphBuilder, n: Site, dy: ir.Value) -> ir.Value:
-    axis = n.attribute("axis") % len(shape_of(dy))
-    sizes = [int(shape_of(x)[axis]) for x in n.x]
-    start = sum(sizes[: n.index])
-    return g.Slice(dy, _ints([start]), _ints([start + sizes[n.index]]), _ints([axis]))
-
-
-def _slice_dx(g: GraphBuilder, n: Site, dy: ir.Value) -> ir.Value:
-    shape = [int(d) for d in shape_of(n.x[0])]
-    starts, ends = _static(n.x[1], n), _static(n.x[2], n)
-    axes = _static(n.given(3), n) if n.given(3) is not None else list(range(len(starts)))
-    if n.given(4) is not None and set(_static(n.given(4), n)) != {1}:
-        raise AssertionError(f"{n.node.name}: Slice with steps has no differentiation rule")
-    before, after = [0] * len(shape), [0] * len(shape)
-    for axis, start, end in zip((a % len(shape) for a in axes), starts, ends, strict=True):
-        low, high, _ = slice(start, end).indices(shape[axis])
-        before[axis], after[axis] = low, shape[axis] - high
-    return g.Pad(dy, _ints(before + after))
-
-
-def _pad_dx(g: GraphBuilder, n: Site, dy: ir.Value) -> ir.Value:
-    if n.attribute("mode") not in (b"constant", "constant") or n.given(3) is not None:
-        raise AssertionError(f"{n.node.name}: only constant padding of all axes has a differentiation rule")
-    shape = [int(d) for d in shape_of(n.x[0])]
-    before = _static(n.x[1], n)[: len(shape)]
-    if min(_static(n.x[1], n)) < 0:
-        raise AssertionError(f"{n.node.name}: negative padding has no differentiation rule")
-    ends = [b + d for b, d in zip(before, shape, strict=True)]
-    return g.Slice(dy, _ints(before), _ints(ends), _ints(range(len(shape))))
+# -- softmax ---------------------------------------------------------------------------------------------
 
 
 def _softmax_dx(g: GraphBuilder, n: Site, dy: ir.Value) -> ir.Value:
@@ -266,14 +222,15 @@ VJP: Table = {
     "ReduceMin": (_extreme_dx, None),
     "ReduceSum": (_spread, None),
     # structure
-    "Concat": (_concat_dx,),
+    "Concat": (concat_dx,),
     "Expand": (lambda g, n, dy: dy, None),
     "Flatten": (lambda g, n, dy: _like(g, dy, n.x[0]),),
-    "Pad": (_pad_dx, None, None),
+    "Pad": (pad_dx, None, None),
     "Reshape": (lambda g, n, dy: _like(g, dy, n.x[0]), None),
-    "Slice": (_slice_dx, None),
+    "Slice": (slice_dx, None),
     "Squeeze": (lambda g, n, dy: _like(g, dy, n.x[0]), None),
-    "Transpose": (_transpose_dx,),
+    "TopK": (top_k_dx, None),
+    "Transpose": (transpose_dx,),
     "Unsqueeze": (lambda g, n, dy: _like(g, dy, n.x[0]), None),
     # no gradient: piecewise constant, or indices
     "ArgMax": NOT_DIFFERENTIABLE,

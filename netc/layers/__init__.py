@@ -3,6 +3,7 @@
 from netc.layers import (
     activation,
     arithmetic,
+    crop,
     linear,
     loss,
     lrn,
@@ -21,6 +22,7 @@ __all__ = [
     "LAYERS",
     "activation",
     "arithmetic",
+    "crop",
     "linear",
     "loss",
     "lrn",

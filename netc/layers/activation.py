@@ -15,10 +15,14 @@ from netc.layers.shapes import along, channels_of, reduce, reshape, sample_axis
 
 @LAYERS.add
 class ReLU(Layer):
-    """max(x, 0) + negative_slope * min(x, 0); the gradient at 0 is the slope (Nair & Hinton, 2010; Maas et al.)."""
+    """max(x, 0) + negative_slope * min(x, 0); the gradient at 0 is the slope (Nair & Hinton, 2010; Maas et al.).
+
+    Example: {type: ReLU, negative_slope: 0.1}
+    """
 
     type: Literal["ReLU"] = "ReLU"
     negative_slope: float = Field(0.0, allow_inf_nan=False)
+    """Slope left of 0."""
 
     rectifies: ClassVar[bool] = True
 
@@ -31,11 +35,15 @@ class PReLU(Layer):
     """x where x > 0, else w x with a learned slope w; the gradient at 0 is w (He et al., 2015).
 
     Input [N, C, ...], output of the same shape. Parameter: weight [C], or [1] with `channel_shared`.
+
+    Example: {type: PReLU}
     """
 
     type: Literal["PReLU"] = "PReLU"
     channel_shared: bool = False
+    """Whether all channels have one slope."""
     weight_filler: AnyFiller = Constant(value=0.25)
+    """First slopes."""
 
     rectifies: ClassVar[bool] = True
 
@@ -48,10 +56,14 @@ class PReLU(Layer):
 
 @LAYERS.add
 class ELU(Layer):
-    """x where x > 0, else alpha (exp(x) - 1) (Clevert et al., 2016)."""
+    """x where x > 0, else alpha (exp(x) - 1) (Clevert et al., 2016).
+
+    Example: {type: ELU}
+    """
 
     type: Literal["ELU"] = "ELU"
     alpha: float = Field(1.0, allow_inf_nan=False)
+    """Magnitude of the limit far left of 0."""
 
     rectifies: ClassVar[bool] = True
 
@@ -61,7 +73,10 @@ class ELU(Layer):
 
 @LAYERS.add
 class SELU(Layer):
-    """1.0507 ELU(x) with alpha 1.6733: keeps mean 0 and variance 1 from layer to layer (Klambauer et al., 2017)."""
+    """1.0507 ELU(x) with alpha 1.6733: keeps mean 0 and variance 1 from layer to layer (Klambauer et al., 2017).
+
+    Example: {type: SELU}
+    """
 
     type: Literal["SELU"] = "SELU"
     alpha: ClassVar[float] = 1.6732632423543772848170429916717
@@ -76,10 +91,13 @@ class GELU(Layer):
     """x P(N(0, 1) <= x) = x (1 + erf(x / sqrt(2))) / 2 (Hendrycks & Gimpel, 2016).
 
     `approximate: tanh` is x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2, as GPT-2 was trained with.
+
+    Example: {type: GELU, approximate: tanh}
     """
 
     type: Literal["GELU"] = "GELU"
     approximate: Literal["none", "tanh"] = "none"
+    """The formula: with the error function, or with tanh."""
 
     rectifies: ClassVar[bool] = True
 
@@ -93,10 +111,14 @@ class GELU(Layer):
 
 @LAYERS.add
 class Swish(Layer):
-    """x / (1 + exp(-beta x)); with beta 1 also called SiLU (Ramachandran et al., 2017)."""
+    """x / (1 + exp(-beta x)); with beta 1 also called SiLU (Ramachandran et al., 2017).
+
+    Example: {type: Swish}
+    """
 
     type: Literal["Swish"] = "Swish"
     beta: float = Field(1.0, allow_inf_nan=False)
+    """Steepness of the sigmoid."""
 
     rectifies: ClassVar[bool] = True
 
@@ -107,7 +129,10 @@ class Swish(Layer):
 
 @LAYERS.add
 class HardSwish(Layer):
-    """x min(max(x + 3, 0), 6) / 6 (Howard et al., 2019, section 5.2)."""
+    """x min(max(x + 3, 0), 6) / 6 (Howard et al., 2019, section 5.2).
+
+    Example: {type: HardSwish}
+    """
 
     type: Literal["HardSwish"] = "HardSwish"
     rectifies: ClassVar[bool] = True
@@ -119,7 +144,10 @@ class HardSwish(Layer):
 
 @LAYERS.add
 class Mish(Layer):
-    """x tanh(log(1 + exp(x))) (Misra, 2020)."""
+    """x tanh(log(1 + exp(x))) (Misra, 2020).
+
+    Example: {type: Mish}
+    """
 
     type: Literal["Mish"] = "Mish"
     rectifies: ClassVar[bool] = True
@@ -128,26 +156,31 @@ class Mish(Layer):
         return net.g.Mul(x[0], net.g.Tanh(net.g.Softplus(x[0])))
 
 
+class _Softplus(Layer):
+    rectifies: ClassVar[bool] = True
+
+    def lower(self, net: Context, *x: ir.Value) -> ir.Value:
+        return net.g.Softplus(x[0])
+
+
 @LAYERS.add
-class Softplus(Layer):
-    """log(1 + exp(x)), a smooth rectifier (Dugas et al., 2001); without overflow for large x."""
+class Softplus(_Softplus):
+    """log(1 + exp(x)), a smooth rectifier (Dugas et al., 2001); without overflow for large x.
+
+    Example: {type: Softplus}
+    """
 
     type: Literal["Softplus"] = "Softplus"
-    rectifies: ClassVar[bool] = True
-
-    def lower(self, net: Context, *x: ir.Value) -> ir.Value:  # noqa: D102
-        return net.g.Softplus(x[0])
 
 
 @LAYERS.add
-class BNLL(Layer):
-    """log(1 + exp(x)): Caffe's name (binomial normal log likelihood) for Softplus."""
+class BNLL(_Softplus):
+    """log(1 + exp(x)): Caffe's name (binomial normal log likelihood) for Softplus.
+
+    Example: {type: BNLL}
+    """
 
     type: Literal["BNLL"] = "BNLL"
-    rectifies: ClassVar[bool] = True
-
-    def lower(self, net: Context, *x: ir.Value) -> ir.Value:  # noqa: D102
-        return net.g.Softplus(x[0])
 
 
 @LAYERS.add
@@ -155,10 +188,15 @@ class Maxout(Layer):
     """The largest of each group of `num_pieces` neighbouring channels (Goodfellow et al., 2013).
 
     Input [N, C, ...], output [N, C / num_pieces, ...]. Equal largest ones share the gradient equally.
+
+    Example:
+        - {name: pieces, type: InnerProduct, num_output: 32}
+        - {name: hidden, type: Maxout, num_pieces: 4}
     """
 
     type: Literal["Maxout"] = "Maxout"
     num_pieces: int = Field(2, gt=1)
+    """Channels of a group; a divisor of their number."""
 
     def lower(self, net: Context, *x: ir.Value) -> ir.Value:  # noqa: D102
         channels = channels_of(x[0], self)
@@ -175,7 +213,10 @@ class Maxout(Layer):
 
 @LAYERS.add
 class Sigmoid(Layer):
-    """1 / (1 + exp(-x))."""
+    """1 / (1 + exp(-x)).
+
+    Example: {type: Sigmoid}
+    """
 
     type: Literal["Sigmoid"] = "Sigmoid"
 
@@ -185,7 +226,10 @@ class Sigmoid(Layer):
 
 @LAYERS.add
 class TanH(Layer):
-    """Hyperbolic tangent."""
+    """Hyperbolic tangent.
+
+    Example: {type: TanH}
+    """
 
     type: Literal["TanH"] = "TanH"
 
@@ -193,25 +237,36 @@ class TanH(Layer):
         return net.g.Tanh(x[0])
 
 
+class _Softmax(Layer):
+    axis: int = 1
+    """Axis whose values add up to 1."""
+
+    operator: ClassVar[str]
+
+    def lower(self, net: Context, *x: ir.Value) -> ir.Value:
+        sample_axis(x[0], self.axis)
+        return net.g.op(self.operator, x[0], axis=self.axis)
+
+
 @LAYERS.add
-class Softmax(Layer):
-    """exp(x) / sum exp(x) over the axis `axis`, the channels by default."""
+class Softmax(_Softmax):
+    """exp(x) / sum exp(x) over the axis `axis`, the channels by default.
+
+    Example: {type: Softmax}
+    """
 
     type: Literal["Softmax"] = "Softmax"
-    axis: int = 1
 
-    def lower(self, net: Context, *x: ir.Value) -> ir.Value:  # noqa: D102
-        sample_axis(x[0], self.axis)
-        return net.g.Softmax(x[0], axis=self.axis)
+    operator: ClassVar[str] = "Softmax"
 
 
 @LAYERS.add
-class LogSoftmax(Layer):
-    """x - log sum exp(x) over the axis `axis`, the channels by default: the logarithm of Softmax, without overflow."""
+class LogSoftmax(_Softmax):
+    """x - log sum exp(x) over the axis `axis`, the channels by default: the logarithm of Softmax, without overflow.
+
+    Example: {type: LogSoftmax}
+    """
 
     type: Literal["LogSoftmax"] = "LogSoftmax"
-    axis: int = 1
 
-    def lower(self, net: Context, *x: ir.Value) -> ir.Value:  # noqa: D102
-        sample_axis(x[0], self.axis)
-        return net.g.LogSoftmax(x[0], axis=self.axis)
+    operator: ClassVar[str] = "LogSoftmax"

@@ -13,7 +13,10 @@ from netc.layers.context import Context
 
 @LAYERS.add
 class AbsVal(Layer):
-    """|x|; the gradient at 0 is 0."""
+    """|x|; the gradient at 0 is 0.
+
+    Example: {type: AbsVal}
+    """
 
     type: Literal["AbsVal"] = "AbsVal"
 
@@ -21,14 +24,25 @@ class AbsVal(Layer):
         return net.g.Abs(x[0])
 
 
+class _Scaled(Layer):
+    """A function of shift + scale x."""
+
+    scale: float = Field(1.0, allow_inf_nan=False)
+    """Factor of x."""
+    shift: float = Field(0.0, allow_inf_nan=False)
+    """What is added to that."""
+
+
 @LAYERS.add
-class Power(Layer):
-    """(shift + scale x)^power; NaN where a negative number meets a power that is not whole (Caffe)."""
+class Power(_Scaled):
+    """(shift + scale x)^power; NaN where a negative number meets a power that is not whole (Caffe).
+
+    Example: {type: Power, scale: 2.0, shift: -1.0}
+    """
 
     type: Literal["Power"] = "Power"
     power: float = Field(1.0, allow_inf_nan=False)
-    scale: float = Field(1.0, allow_inf_nan=False)
-    shift: float = Field(0.0, allow_inf_nan=False)
+    """Exponent."""
 
     def lower(self, net: Context, *x: ir.Value) -> ir.Value:  # noqa: D102
         with net.g.arithmetic():
@@ -40,12 +54,11 @@ class Power(Layer):
             return inner if self.power == 1.0 else net.g.Pow(inner, self.power)
 
 
-class _WithBase(Layer):
-    """A function with a base, e unless given."""
+class _WithBase(_Scaled):
+    """Such a function with a base, e unless given."""
 
     base: float | None = Field(None, gt=0.0, allow_inf_nan=False)
-    scale: float = Field(1.0, allow_inf_nan=False)
-    shift: float = Field(0.0, allow_inf_nan=False)
+    """The base; without it, e."""
 
     def log_base(self) -> float:
         """Return the natural logarithm of the base."""
@@ -54,7 +67,10 @@ class _WithBase(Layer):
 
 @LAYERS.add
 class Exp(_WithBase):
-    """base^(shift + scale x), with base e unless given (Caffe)."""
+    """base^(shift + scale x), with base e unless given (Caffe).
+
+    Example: {type: Exp, base: 2.0}
+    """
 
     type: Literal["Exp"] = "Exp"
 
@@ -64,7 +80,12 @@ class Exp(_WithBase):
 
 @LAYERS.add
 class Log(_WithBase):
-    """log(shift + scale x) / log(base), with base e unless given (Caffe)."""
+    """log(shift + scale x) / log(base), with base e unless given (Caffe).
+
+    Example:
+        - {type: AbsVal}
+        - {type: Log, shift: 1.0}
+    """
 
     type: Literal["Log"] = "Log"
 
@@ -80,11 +101,16 @@ class Log(_WithBase):
 
 @LAYERS.add
 class Clip(Layer):
-    """min(max(x, `min`), `max`); the gradient is 1 on the closed interval, else 0 (Caffe)."""
+    """min(max(x, `min`), `max`); the gradient is 1 on the closed interval, else 0 (Caffe).
+
+    Example: {type: Clip, min: 0.0, max: 6.0}
+    """
 
     type: Literal["Clip"] = "Clip"
     min: float = Field(allow_inf_nan=False)
+    """Lower bound."""
     max: float = Field(allow_inf_nan=False)
+    """Upper bound."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -98,10 +124,14 @@ class Clip(Layer):
 
 @LAYERS.add
 class Threshold(Layer):
-    """1 where x > threshold, else 0; no gradient passes (Caffe)."""
+    """1 where x > threshold, else 0; no gradient passes (Caffe).
+
+    Example: {type: Threshold, threshold: 0.5}
+    """
 
     type: Literal["Threshold"] = "Threshold"
     threshold: float = Field(0.0, allow_inf_nan=False)
+    """The last value that gives 0."""
 
     def lower(self, net: Context, *x: ir.Value) -> ir.Value:  # noqa: D102
         return net.g.Cast(net.g.Greater(x[0], self.threshold), to=x[0].dtype)

@@ -11,18 +11,33 @@ from netc.graph.counter_rng import CounterRNG
 from netc.layers.base import MAX_PARAMETERS, Layer, LayerError, ParamSpec, Phase
 from netc.layers.fillers import Constant, Filler, Msra, Xavier
 
+_PLAIN = ParamSpec()
+
 
 @dataclass(frozen=True)
 class StateTensor:
-    """One tensor of the state: what the manifest says of it, how it starts, how the solver treats it."""
+    """One tensor of the state: what the manifest says of it, how it starts, how the solver treats it.
+
+    `layer` is the layer that declares it, the first of those that share it.
+    """
 
     name: str
     dtype: ir.DataType
     shape: tuple[int, ...]
     role: str
     filler: Filler
-    lr_mult: float = 1.0
-    decay_mult: float = 1.0
+    layer: str = ""
+    declared: ParamSpec = _PLAIN
+
+    @property
+    def lr_mult(self) -> float:
+        """The factor of the learning rate."""
+        return self.declared.lr_mult
+
+    @property
+    def decay_mult(self) -> float:
+        """The factor of the weight decay."""
+        return self.declared.decay_mult
 
 
 @dataclass
@@ -37,6 +52,7 @@ class Context:
         state: all state tensors declared so far, by name, in order.
         inputs: the graph input of each state tensor.
         updates: new values of state tensors, such as running statistics.
+        batch_statistics: for each statistic that averages over the population replace, its value for this batch.
     """
 
     g: GraphBuilder
@@ -46,8 +62,10 @@ class Context:
     state: dict[str, StateTensor] = field(default_factory=dict)
     inputs: dict[str, ir.Value] = field(default_factory=dict)
     updates: dict[str, ir.Value] = field(default_factory=dict)
+    batch_statistics: dict[str, ir.Value] = field(default_factory=dict)
     _layer: Layer | None = None
-    _parameters: int = 0
+    _parameters: int = 0  # that the current layer has declared
+    _learned: int = 0  # elements of all parameters so far
     _rectified: bool = False
     _rng: CounterRNG | None = None
     _warnings: list[str] = field(default_factory=list)
@@ -55,9 +73,19 @@ class Context:
     # -- for layers --------------------------------------------------------------------------------------
 
     def parameter(self, suffix: str, shape: list[int], filler: Filler) -> ir.Value:
-        """Declare a learned tensor `LAYER.suffix` and return it."""
+        """Declare a learned tensor and return it: `LAYER.suffix`, or the one that the user's `param` names.
+
+        Raises:
+            LayerError: the network grows too large, the filler does not fit, or a shared tensor is declared otherwise.
+        """
         layer = self._current()
-        learned = sum(math.prod(t.shape) for t in self.state.values() if t.role == "parameter") + math.prod(shape)
+        spec = layer.param[self._parameters] if self._parameters < len(layer.param) else ParamSpec()
+        self._parameters += 1
+        name = spec.name or f"{layer.name}.{suffix}"
+        if name in self.state:
+            self._check_shared(self.state[name], spec, suffix, shape)
+            return self.inputs[name]
+        learned = self._learned + math.prod(shape)
         if learned > MAX_PARAMETERS:
             raise LayerError(
                 f"with its {suffix} {'x'.join(map(str, shape))} the network has {learned:,} parameters, and one ONNX "
@@ -70,30 +98,43 @@ class Context:
                 f"{'x'.join(map(str, shape))} has {len(shape)}; use another one",
                 f"{suffix}_filler" if f"{suffix}_filler" in type(layer).model_fields else None,
             )
-        spec = layer.param[self._parameters] if self._parameters < len(layer.param) else ParamSpec()
-        self._parameters += 1
-        if suffix == "weight" and isinstance(filler, Constant) and filler.value == 0.0:
+        if suffix == "weight" and shape[0] > 1 and isinstance(filler, Constant) and filler.value == 0.0:
             self._warnings.append("all weights start at 0, so its units can never differ; use another weight_filler")
+        self._learned = learned
         return self._declare(
-            StateTensor(
-                f"{layer.name}.{suffix}",
-                self.g.dtype,
-                tuple(shape),
-                "parameter",
-                filler,
-                spec.lr_mult,
-                spec.decay_mult,
-            )
+            StateTensor(name, self.g.dtype, tuple(shape), "parameter", filler, layer.name, spec),
         )
+
+    def _check_shared(self, first: StateTensor, spec: ParamSpec, suffix: str, shape: list[int]) -> None:
+        """Refuse a tensor that another layer has declared in another way."""
+        if first.shape != tuple(shape):
+            raise LayerError(
+                f'its {suffix} {"x".join(map(str, shape))} shares the name "{first.name}" with one of {first.layer}, '
+                f"{'x'.join(map(str, first.shape))}; shared parameters have one shape",
+                "param",
+            )
+        for field_name in sorted(spec.model_fields_set - {"name"}):
+            given, other = getattr(spec, field_name), getattr(first.declared, field_name)
+            if given != other:
+                raise LayerError(
+                    f'param: {field_name} {given:g} of "{first.name}" is {other:g} in {first.layer}, the first layer '
+                    "that has it; leave it out here",
+                    "param",
+                )
 
     def statistic(self, suffix: str, shape: list[int], value: float) -> ir.Value:
         """Declare a tensor `LAYER.suffix` that the layer itself updates, filled with `value`."""
-        name = f"{self._current().name}.{suffix}"
-        return self._declare(StateTensor(name, self.g.dtype, tuple(shape), "statistic", Constant(value=value)))
+        layer = self._current().name
+        name, filler = f"{layer}.{suffix}", Constant(value=value)
+        return self._declare(StateTensor(name, self.g.dtype, tuple(shape), "statistic", filler, layer))
 
     def update(self, statistic: ir.Value, value: ir.Value) -> None:
         """Give a statistic its value for the next step."""
         self.updates[str(statistic.name)] = value
+
+    def average(self, statistic: ir.Value, of_batch: ir.Value) -> None:
+        """Let averages of `of_batch` over training batches replace a statistic when training is done."""
+        self.batch_statistics[str(statistic.name)] = of_batch
 
     def keep(self, x: ir.Value, ratio: float, axes: int | None = None) -> ir.Value:
         """Return 1 where x is kept and 0 where it is dropped, with probability `ratio`.
@@ -145,7 +186,9 @@ class Context:
     def slot(self, parameter: StateTensor, slot: str) -> ir.Value:
         """Declare memory of the solver for a parameter, zero at first."""
         name = f"{parameter.name}/{slot}"
-        return self._declare(StateTensor(name, parameter.dtype, parameter.shape, "optimizer", Constant()))
+        return self._declare(
+            StateTensor(name, parameter.dtype, parameter.shape, "optimizer", Constant(), parameter.layer)
+        )
 
     # -- for the walk over the layers --------------------------------------------------------------------
 

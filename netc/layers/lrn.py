@@ -19,14 +19,21 @@ class LRN(Layer):
 
     The window lies across neighbouring channels, or within the plane of each channel. Where it reaches beyond the
     edge, zeros count. Within channels k is 1, as in Caffe.
+
+    Example: {type: LRN, local_size: 5, alpha: 0.0001, beta: 0.75}
     """
 
     type: Literal["LRN"] = "LRN"
     local_size: int = Field(5, gt=0)
+    """Size of the window, odd."""
     alpha: float = Field(1.0, ge=0.0, allow_inf_nan=False)
+    """Factor of the mean of squares."""
     beta: float = Field(0.75, ge=0.0, allow_inf_nan=False)
+    """Exponent."""
     k: float = Field(1.0, gt=0.0, allow_inf_nan=False)
+    """What the scaled mean is added to."""
     norm_region: Literal["across_channels", "within_channel"] = "across_channels"
+    """Where the window lies."""
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -53,5 +60,8 @@ class LRN(Layer):
 
     def _mean(self, net: Context, x: ir.Value, window: list[int]) -> ir.Value:
         """Return the mean over the window around each element; what lies outside counts as 0."""
-        pads = [n // 2 for n in window]
-        return net.g.AveragePool(x, kernel_shape=window, pads=pads + pads, count_include_pad=1)
+        # What every element sees of a wider window is zeros; a window of any size would need as large a constant.
+        seen = [min(n, 2 * int(size) - 1) for n, size in zip(window, shape_of(x)[2:], strict=True)]
+        pads = [n // 2 for n in seen]
+        mean = net.g.AveragePool(x, kernel_shape=seen, pads=pads + pads, count_include_pad=1)
+        return mean if seen == window else mean * (math.prod(seen) / math.prod(window))

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 import onnx_ir as ir
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from netc.declared import mistake
 from netc.graph import GraphBuilder, shape_of
 from netc.layers.base import LAYERS, Layer, LayerError, sample
 from netc.layers.context import Context
@@ -18,8 +19,17 @@ from netc.layers.shapes import along, channels_of, reduce, reshape, sample_axis
 TINY = 1e-30
 
 
+class _Normalization(Layer):
+    eps: float = Field(1e-5, gt=0.0, allow_inf_nan=False)
+    """Added to the variance, so that the divisor is never 0."""
+    affine: bool = True
+    """Whether a learned weight and bias follow."""
+
+    passes_rectifier: ClassVar[bool] = True
+
+
 @LAYERS.add
-class BatchNorm(Layer):
+class BatchNorm(_Normalization):
     """Normalise each channel over the batch, then scale and shift it (Ioffe & Szegedy, 2015, Algorithm 1).
 
     Input [N, C, ...], output of the same shape. Parameters: weight [C] (gamma, first 1), bias [C] (beta, first 0);
@@ -27,15 +37,28 @@ class BatchNorm(Layer):
     them: running = f * running + (1 - f) * batch with f = `moving_average_fraction` and the unbiased variance. Testing
     and inference use the running values; export folds them into the neighbouring weights. With `use_global_stats`
     training uses the running values too, and leaves them as they are, as when weights of others are tuned further.
+    With `statistics: population`, averages over `solver.population_batches` training batches, taken when training is
+    done, replace the running values (Algorithm 2).
+
+    Example:
+        - {type: Convolution, num_output: 16, kernel_size: 3, bias_term: false}
+        - {type: BatchNorm}
+        - {type: ReLU}
     """
 
     type: Literal["BatchNorm"] = "BatchNorm"
-    eps: float = Field(1e-5, gt=0.0, allow_inf_nan=False)
     moving_average_fraction: float = Field(0.9, ge=0.0, lt=1.0)
+    """Share of the running values that a step keeps."""
+    statistics: Literal["moving_average", "population"] = "moving_average"
+    """What tests use: running values, or averages taken when training is done."""
     use_global_stats: bool = False
-    affine: bool = True
+    """Whether training uses the running values too."""
 
-    passes_rectifier: ClassVar[bool] = True
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if self.use_global_stats and self.statistics == "population":
+            raise mistake("statistics: population collects what use_global_stats leaves as it is; remove one of them")
+        return self
 
     def lower(self, net: Context, *x: ir.Value) -> ir.Value:  # noqa: D102
         channels = channels_of(x[0], self)
@@ -71,23 +94,25 @@ class BatchNorm(Layer):
         with net.g.arithmetic():
             net.update(mean, mean * f + batch_mean * (1.0 - f))
             net.update(var, var * f + batch_var * ((1.0 - f) * m / (m - 1)))
+            if self.statistics == "population":
+                net.average(mean, batch_mean)
+                net.average(var, batch_var * (m / (m - 1)))
         return y
 
 
 @LAYERS.add
-class LayerNorm(Layer):
+class LayerNorm(_Normalization):
     """Normalise each sample over all axes from `axis` on, then scale and shift each element (Ba et al., 2016).
 
     y = (x - mean) / sqrt(var + eps) * weight + bias with the biased variance. Parameters: weight and bias of the
     shape of the normalised axes, first 1 and 0; with `affine: false` none.
+
+    Example: {type: LayerNorm}
     """
 
     type: Literal["LayerNorm"] = "LayerNorm"
     axis: int = 1
-    eps: float = Field(1e-5, gt=0.0, allow_inf_nan=False)
-    affine: bool = True
-
-    passes_rectifier: ClassVar[bool] = True
+    """First axis that is normalised."""
 
     def lower(self, net: Context, *x: ir.Value) -> ir.Value:  # noqa: D102
         axis, shape = sample_axis(x[0], self.axis), shape_of(x[0])
@@ -96,19 +121,18 @@ class LayerNorm(Layer):
 
 
 @LAYERS.add
-class GroupNorm(Layer):
+class GroupNorm(_Normalization):
     """Normalise each group of neighbouring channels of each sample, then scale and shift each channel (Wu & He, 2018).
 
     y = (x - mean) / sqrt(var + eps) * weight + bias with the biased variance over a group. Input [N, C, ...].
     Parameters: weight [C] and bias [C], first 1 and 0; with `affine: false` none.
+
+    Example: {type: GroupNorm, num_groups: 3}
     """
 
     type: Literal["GroupNorm"] = "GroupNorm"
     num_groups: int = Field(32, gt=0)
-    eps: float = Field(1e-5, gt=0.0, allow_inf_nan=False)
-    affine: bool = True
-
-    passes_rectifier: ClassVar[bool] = True
+    """Number of groups; a divisor of the channels."""
 
     def lower(self, net: Context, *x: ir.Value) -> ir.Value:  # noqa: D102
         channels, shape = channels_of(x[0], self), [int(n) for n in shape_of(x[0])[1:]]
@@ -130,18 +154,16 @@ class GroupNorm(Layer):
 
 
 @LAYERS.add
-class InstanceNorm(Layer):
+class InstanceNorm(_Normalization):
     """Normalise each channel of each sample, then scale and shift it (Ulyanov et al., 2016).
 
     y = (x - mean) / sqrt(var + eps) * weight + bias with the biased variance over a plane. Input [N, C, ...].
     Parameters: weight [C] and bias [C], first 1 and 0; with `affine: false` none.
+
+    Example: {type: InstanceNorm}
     """
 
     type: Literal["InstanceNorm"] = "InstanceNorm"
-    eps: float = Field(1e-5, gt=0.0, allow_inf_nan=False)
-    affine: bool = True
-
-    passes_rectifier: ClassVar[bool] = True
 
     def lower(self, net: Context, *x: ir.Value) -> ir.Value:  # noqa: D102
         y = standardised(net.g, x[0], _plane(x[0], self), self.eps)
@@ -154,12 +176,17 @@ class MVN(Layer):
 
     y = (x - mean) / (sqrt(var) + eps) with the biased variance and eps outside of the root; with
     `normalize_variance: false` only x - mean. With `across_channels` mean and variance are those of the whole sample.
+
+    Example: {type: MVN}
     """
 
     type: Literal["MVN"] = "MVN"
     normalize_variance: bool = True
+    """Whether the deviation is divided by."""
     across_channels: bool = False
+    """Whether all channels of a sample have one mean and deviation."""
     eps: float = Field(1e-9, gt=0.0, allow_inf_nan=False)
+    """Added to the deviation, so that the divisor is never 0."""
 
     passes_rectifier: ClassVar[bool] = True
 

@@ -9,7 +9,17 @@ from pydantic import Field
 
 from netc.declared import Integers
 from netc.graph import shape_of
-from netc.layers.base import LAYERS, MAX_ELEMENTS, Layer, LayerError, elements, one_per_axis, sample, spatial
+from netc.layers.base import (
+    LAYERS,
+    MAX_CONSTANT,
+    MAX_ELEMENTS,
+    Layer,
+    LayerError,
+    elements,
+    one_per_axis,
+    sample,
+    spatial,
+)
 from netc.layers.context import Context
 from netc.layers.fillers import bilinear_kernel
 from netc.layers.shapes import reshape
@@ -22,15 +32,23 @@ class Pooling(Layer):
     Input [N, C, ...], output [N, C, ...] with size ceil((n + 2 pad - k) / stride) + 1 as in Caffe, or rounded down with
     `round_mode: floor` as in most other frameworks. Ties of a maximum go to the first element. An average divides by
     the window including padding, but not by what rounding up adds beyond the padding.
+
+    Example: {type: Pooling, pool: max, kernel_size: 2, stride: 2}
     """
 
     type: Literal["Pooling"] = "Pooling"
     pool: Literal["max", "average"] = "max"
+    """What a window gives."""
     kernel_size: Integers | None = Field(None, min_length=1)
+    """Size of the window, one number or one for each spatial axis."""
     stride: Integers = [1]
+    """Step between neighbouring windows, one number or one for each spatial axis."""
     pad: Integers = [0]
+    """Cells on each side, one number or one for each spatial axis."""
     round_mode: Literal["ceil", "floor"] = "ceil"
+    """How the number of windows is rounded."""
     global_pooling: bool = False
+    """Whether there is one window, the whole plane."""
 
     passes_rectifier = True
 
@@ -53,6 +71,12 @@ class Pooling(Layer):
         if self.pool == "max":
             ends = [max(0, e) for e in needed]
             return net.g.MaxPool(x[0], kernel_shape=kernel, strides=stride, pads=pad + ends)
+        if math.prod(kernel) > MAX_CONSTANT:
+            raise LayerError(
+                f"kernel_size {max(kernel)} averages {math.prod(kernel):,} numbers, more than {MAX_CONSTANT:,}; use a "
+                "smaller one, or global_pooling",
+                "kernel_size",
+            )
         padded = net.g.Pad(x[0], np.array([0, 0, *pad, 0, 0, *pad], np.int64)) if any(pad) else x[0]
         ends = [max(0, e - p) for e, p in zip(needed, pad, strict=True)]
         return net.g.AveragePool(
@@ -96,11 +120,15 @@ class SPP(Layer):
 
     Input [N, C, ...], output [N, C * (1 + 2^d + 4^d + ...)] for d spatial axes: the levels, flattened, one behind the
     other. Level l pools with b = 2^l, kernel and stride k = ceil(n / b) and pad floor((k b - n + 1) / 2), as in Caffe.
+
+    Example: {type: SPP, pyramid_height: 3}
     """
 
     type: Literal["SPP"] = "SPP"
     pyramid_height: int = Field(gt=0, le=16)
+    """Number of levels."""
     pool: Literal["max", "average"] = "max"
+    """What a window gives."""
 
     passes_rectifier = True
 
@@ -127,11 +155,15 @@ class Upsample(Layer):
 
     Input [N, C, ...], output [N, C, ...] with size scale * n. `bilinear` is linear along every axis, with elements
     as the centres of cells and the border repeated outside (half-pixel, as in most frameworks).
+
+    Example: {type: Upsample, scale: 2, mode: bilinear}
     """
 
     type: Literal["Upsample"] = "Upsample"
     scale: Integers = Field(min_length=1)
+    """Factor of every spatial axis, one number or one for each."""
     mode: Literal["nearest", "bilinear"] = "nearest"
+    """Whether elements are repeated or interpolated."""
 
     passes_rectifier = True
 
@@ -156,6 +188,12 @@ class Upsample(Layer):
             x = g.Concat(ends[0], x, ends[1], axis=axis)
         kernel = [2 * s - s % 2 for s in scale]
         pads = [s // 2 + s for s in scale]
+        if channels * math.prod(kernel) > MAX_CONSTANT:
+            raise LayerError(
+                f"scale {max(scale)} makes mode: bilinear a kernel of {channels * math.prod(kernel):,} numbers for "
+                f"{channels:,} channels, more than {MAX_CONSTANT:,}; lower it, or use mode: nearest",
+                "scale",
+            )
         spread = np.broadcast_to(bilinear_kernel(kernel), [channels, 1, *kernel]).astype(g.dtype.numpy())
         return g.ConvTranspose(
             x, g.constant(spread), kernel_shape=kernel, strides=scale, pads=pads + pads, group=channels

@@ -18,12 +18,17 @@ class Dropout(Layer):
     are not scaled and tests multiply by 1 - dropout_ratio instead (the paper's section 4, and Caffe before 2014). With
     `whole_channel` all of a channel is dropped together (Tompson et al., 2015). Masks are a pure function of seed,
     step and the layer's name, so that a resumed run drops the same units.
+
+    Example: {type: Dropout, dropout_ratio: 0.25}
     """
 
     type: Literal["Dropout"] = "Dropout"
     dropout_ratio: float = Field(0.5, ge=0.0, lt=1.0)
+    """Probability that a unit is dropped."""
     scale_at: Literal["train", "test"] = "train"
+    """Phase that makes up for dropped units."""
     whole_channel: bool = False
+    """Whether the units of a channel are dropped together."""
 
     passes_rectifier: ClassVar[bool] = True
 
@@ -48,10 +53,17 @@ class StochasticDepth(Layer):
 
     Stands at the end of the branch, before the Eltwise that adds it. At test time the identity (Huang et al., 2016,
     with the scale at training). Decisions are a pure function of seed, step and the layer's name.
+
+    Example:
+        - {name: trunk, type: Convolution, num_output: 8, kernel_size: 3, pad: 1}
+        - {name: branch, type: Convolution, num_output: 8, kernel_size: 3, pad: 1}
+        - {name: dropped, type: StochasticDepth, drop_ratio: 0.2}
+        - {name: sum, type: Eltwise, bottom: [trunk, dropped]}
     """
 
     type: Literal["StochasticDepth"] = "StochasticDepth"
     drop_ratio: float = Field(0.5, ge=0.0, lt=1.0)
+    """Probability that a sample's branch is dropped."""
 
     passes_rectifier: ClassVar[bool] = True
 
@@ -67,10 +79,13 @@ class GaussianNoise(Layer):
     """x + std n while training, with n from N(0, 1) for each element; at test time the identity (Bishop, 1995).
 
     Noise is a pure function of seed, step and the layer's name.
+
+    Example: {type: GaussianNoise, std: 0.1}
     """
 
     type: Literal["GaussianNoise"] = "GaussianNoise"
     std: float = Field(gt=0.0, allow_inf_nan=False)
+    """Standard deviation of the noise."""
 
     passes_rectifier: ClassVar[bool] = True
 

@@ -2,11 +2,11 @@
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import onnx_ir as ir
-from pydantic import Field, PlainValidator, SerializeAsAny
+from pydantic import Field
 
 from netc.declared import Declared, Family
 from netc.graph import GraphBuilder
@@ -19,28 +19,23 @@ class Schedule(Declared):
 
     policy: str
     start: Weight
+    """Weight at the first step."""
 
     @abstractmethod
     def value(self, g: GraphBuilder, progress: Callable[[], ir.Value]) -> ir.Value | float:
         """Return the weight, a scalar; a schedule that never asks for progress needs no planned end of the run."""
 
 
-SCHEDULES: Family[Schedule] = Family("loss_weight schedule", key="policy")
-
-
-def parse_schedule(value: Any) -> Schedule:
-    """Let a plain number stand for a constant weight."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        value = {"policy": "constant", "start": value}
-    return SCHEDULES.parse(value)
-
-
-AnySchedule = Annotated[SerializeAsAny[Schedule], PlainValidator(parse_schedule)]
+SCHEDULES: Family[Schedule] = Family("loss_weight schedule", key="policy", number=("constant", "start"))
+AnySchedule = Annotated[Schedule, SCHEDULES]
 
 
 @SCHEDULES.add
 class ConstantSchedule(Schedule):
-    """`start` throughout."""
+    """`start` throughout.
+
+    Example: 0.3
+    """
 
     policy: Literal["constant"] = "constant"
 
@@ -50,11 +45,16 @@ class ConstantSchedule(Schedule):
 
 @SCHEDULES.add
 class LinearSchedule(Schedule):
-    """From `start` to `end` along a line, reached when the fraction `until` of the run is done; then `end`."""
+    """From `start` to `end` along a line, reached when the fraction `until` of the run is done; then `end`.
+
+    Example: {policy: linear, start: 0.3, end: 0.0, until: 0.8}
+    """
 
     policy: Literal["linear"] = "linear"
     end: Weight = 0.0
+    """Weight from then on."""
     until: float = Field(1.0, gt=0.0, le=1.0)
+    """Fraction of the run after which the weight no longer changes."""
 
     def value(self, g: GraphBuilder, progress: Callable[[], ir.Value]) -> ir.Value:  # noqa: D102
         with g.arithmetic():
@@ -63,10 +63,14 @@ class LinearSchedule(Schedule):
 
 @SCHEDULES.add
 class StepOffSchedule(Schedule):
-    """`start` until the fraction `until` of the run is done; then 0: the companions leave."""
+    """`start` until the fraction `until` of the run is done; then 0: the companions leave.
+
+    Example: {policy: step_off, start: 0.3, until: 0.5}
+    """
 
     policy: Literal["step_off"] = "step_off"
     until: float = Field(gt=0.0, le=1.0)
+    """Fraction of the run after which the weight is 0."""
 
     def value(self, g: GraphBuilder, progress: Callable[[], ir.Value]) -> ir.Value:  # noqa: D102
         done = progress()
@@ -79,11 +83,15 @@ class DsnSchedule(Schedule):
     """The decay of deeply-supervised nets (Lee et al. 2015): alpha <- alpha * factor * (1 - t / N) as epoch t begins.
 
     `epochs` is N, the planned epochs of the run. The first, t = 0, has the weight `start`; after the last it is 0.
+
+    Example: {policy: dsn, start: 0.3, epochs: 10}
     """
 
     policy: Literal["dsn"] = "dsn"
     epochs: int = Field(gt=0, le=10_000)
+    """Planned epochs of the run."""
     factor: float = Field(0.1, gt=0.0, le=1.0)
+    """What every epoch multiplies the weight by, besides the fraction of the run that is left."""
 
     def value(self, g: GraphBuilder, progress: Callable[[], ir.Value]) -> ir.Value:  # noqa: D102
         done = progress()
@@ -91,5 +99,7 @@ class DsnSchedule(Schedule):
         weights = self.start * np.cumprod([1.0, *decays])
         weights[weights < np.finfo(np.float32).tiny] = 0.0  # denormal numbers are slow, and differ between devices
         with g.arithmetic():
-            epoch = g.Cast(g.Floor(g.Min(done, 1.0) * float(self.epochs)), to=ir.DataType.INT64)
+            # Progress is rounded, and the first step of an epoch must not count for the epoch before.
+            begun = g.Min(done, 1.0) * float(self.epochs) + self.epochs * 2.0**-22
+            epoch = g.Cast(g.Floor(begun), to=ir.DataType.INT64)
         return g.Gather(g.constant(weights, done.dtype), epoch)

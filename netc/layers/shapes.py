@@ -9,16 +9,31 @@ from netc.graph import GraphBuilder, shape_of
 from netc.layers.base import Layer, LayerError, sample
 
 
-def sample_axis(x: ir.Value, axis: int) -> int:
-    """Return `axis` of x counted from the front.
+def sample_axis(x: ir.Value, axis: int, field: str = "axis") -> int:
+    """Return `axis` of x counted from the front; `field` is where the user wrote it.
 
     Raises:
         LayerError: it is no axis of a sample; axis 0 is the batch.
     """
     rank = len(shape_of(x))
     if not -rank <= axis < rank or axis % rank == 0:
-        raise LayerError(f"axis {axis} is not an axis of a sample {sample(x)} (axis 0 is the batch)", "axis")
+        raise LayerError(f"{field} {axis} is not an axis of a sample {sample(x)} (axis 0 is the batch)", field)
     return axis % rank
+
+
+def end_of(x: ir.Value, first: int, num_axes: int) -> int:
+    """Return the axis of x behind `num_axes` axes from `first` on; -1 stands for all that there are.
+
+    Raises:
+        LayerError: x has fewer.
+    """
+    rank = len(shape_of(x))
+    if first + num_axes > rank:
+        raise LayerError(
+            f"num_axes {num_axes} from axis {first} on is more than a sample {sample(x)} has; write -1 for all of them",
+            "num_axes",
+        )
+    return rank if num_axes == -1 else first + num_axes
 
 
 def channels_of(x: ir.Value, layer: Layer) -> int:

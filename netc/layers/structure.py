@@ -2,6 +2,7 @@
 
 from typing import Annotated, ClassVar, Literal, NoReturn
 
+import numpy as np
 import onnx_ir as ir
 from pydantic import Field
 
@@ -9,7 +10,7 @@ from netc.declared import OneOrMore
 from netc.graph import shape_of
 from netc.layers.base import LAYERS, Layer, LayerError, sample
 from netc.layers.context import Context
-from netc.layers.shapes import reduce, sample_axis
+from netc.layers.shapes import reduce, reshape, sample_axis
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -19,11 +20,18 @@ class Eltwise(Layer):
     """Sum, product or maximum of several tops of equal shape, as in a residual connection.
 
     A sum takes `coeff`, one factor a bottom. Bottoms that share a maximum share its gradient equally.
+
+    Example:
+        - {name: conv1, type: Convolution, num_output: 8, kernel_size: 3, pad: 1}
+        - {name: conv2, type: Convolution, num_output: 8, kernel_size: 3, pad: 1}
+        - {type: Eltwise, bottom: [conv1, conv2]}
     """
 
     type: Literal["Eltwise"] = "Eltwise"
     operation: Literal["sum", "prod", "max"] = "sum"
+    """How the bottoms are combined."""
     coeff: Annotated[list[Finite], OneOrMore] = []
+    """Factors of a sum, one a bottom."""
 
     min_bottoms: ClassVar[int] = 2
     max_bottoms: ClassVar[int | None] = None
@@ -52,10 +60,16 @@ class Eltwise(Layer):
 
 @LAYERS.add
 class Concat(Layer):
-    """Join several tops along `axis`, the channels by default; all other axes must agree."""
+    """Join several tops along `axis`, the channels by default; all other axes must agree.
+
+    Example:
+        - {name: conv1, type: Convolution, num_output: 8, kernel_size: 3, pad: 1}
+        - {type: Concat, bottom: [image, conv1]}
+    """
 
     type: Literal["Concat"] = "Concat"
     axis: int = 1
+    """The axis; 1 is the channels, negative ones count from the end."""
 
     min_bottoms: ClassVar[int] = 2
     max_bottoms: ClassVar[int | None] = None
@@ -75,12 +89,17 @@ class Reduction(Layer):
     """One number for all axes from `axis` on: their sum, sum of magnitudes, sum of squares or mean, times `coeff`.
 
     Input [N, ...], output [N, ...] without these axes; with axis 1, the default, [N].
+
+    Example: {type: Reduction, operation: mean, axis: 2}
     """
 
     type: Literal["Reduction"] = "Reduction"
     operation: Literal["sum", "asum", "sumsq", "mean"] = "sum"
+    """What is computed of the values."""
     axis: int = 1
+    """First axis that is reduced."""
     coeff: Finite = 1.0
+    """Factor of the result."""
 
     def lower(self, net: Context, *x: ir.Value) -> ir.Value:  # noqa: D102
         g, axes = net.g, range(sample_axis(x[0], self.axis), len(shape_of(x[0])))
@@ -91,22 +110,49 @@ class Reduction(Layer):
 
 @LAYERS.add
 class ArgMax(Layer):
-    """The place of the largest value along `axis`, which stays with size 1; the first of equal ones.
+    """The places of the `top_k` largest values along `axis`, largest first; the first of equal ones.
 
-    Places are whole numbers in the network's type of float. No gradient passes.
+    Output as the input, with size top_k along `axis`; with `out_max_val` the values instead of their places. With
+    `axis: null` each sample is compared as a whole and counted row by row, as in Caffe without an axis: output
+    [N, 1, top_k], or with `out_max_val` [N, 2, top_k], places and then values.
+
+    Places are whole numbers in the network's type of float. Through values a gradient passes, through places none.
+
+    Example: {type: ArgMax}
     """
 
     type: Literal["ArgMax"] = "ArgMax"
-    axis: int = 1
+    axis: int | None = 1
+    """The axis; null: each sample as a whole."""
+    top_k: int = Field(1, gt=0)
+    """Number of largest values."""
+    out_max_val: bool = False
+    """Whether the values are wanted."""
 
     def lower(self, net: Context, *x: ir.Value) -> ir.Value:  # noqa: D102
-        place = net.g.ArgMax(x[0], axis=sample_axis(x[0], self.axis), keepdims=1)
-        return net.g.Cast(place, to=net.g.dtype)
+        g, k = net.g, self.top_k
+        v, axis = (g.Flatten(x[0], axis=1), 1) if self.axis is None else (x[0], sample_axis(x[0], self.axis))
+        size = int(shape_of(v)[axis])
+        if k > size:
+            raise LayerError(f"top_k {k} is more than the {size} values that are compared; lower it", "top_k")
+        if k == 1 and not self.out_max_val:
+            place, values = g.ArgMax(v, axis=axis, keepdims=1), []
+        else:
+            value, place = g.ops("TopK", v, np.array([k], np.int64), num_outputs=2, axis=axis)
+            values = [value] if self.out_max_val else []
+        places = g.Cast(place, to=g.dtype)
+        if self.axis is not None:
+            return values[0] if values else places
+        rows = [reshape(g, row, [0, 1, k]) for row in (places, *values)]
+        return g.Concat(*rows, axis=1) if values else rows[0]
 
 
 @LAYERS.add
 class Split(Layer):
-    """The identity, for specs that come from Caffe: here any number of layers may read one top."""
+    """The identity, for specs that come from Caffe: here any number of layers may read one top.
+
+    Example: {type: Split}
+    """
 
     type: Literal["Split"] = "Split"
 
@@ -118,7 +164,10 @@ class Split(Layer):
 
 @LAYERS.add
 class Silence(Layer):
-    """Reads tops that nothing else reads, so that they are no outputs of the model; it has no top itself."""
+    """Reads tops that nothing else reads, so that they are no outputs of the model; it has no top itself.
+
+    Example: {type: Silence, bottom: target}
+    """
 
     type: Literal["Silence"] = "Silence"
 
@@ -131,10 +180,14 @@ class Silence(Layer):
         return ()
 
     def lower(self, net: Context, *x: ir.Value) -> tuple[ir.Value, ...]:  # noqa: D102
+        if self.loss_weight:
+            raise LayerError(
+                "Silence has no top whose values loss_weight could weigh; give it to a layer above", "loss_weight"
+            )
         return ()
 
 
-@LAYERS.add
+@LAYERS.refuse
 class Filter(Layer):
     """Refused: how many samples it keeps depends on the data."""
 
@@ -151,7 +204,7 @@ class Filter(Layer):
         )
 
 
-@LAYERS.add
+@LAYERS.refuse
 class BatchReindex(Layer):
     """Refused: how many samples it gives depends on the data."""
 

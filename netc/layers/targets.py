@@ -32,7 +32,10 @@ def _sum_of_samples(net: Context, x: ir.Value, keepdims: int = 0) -> ir.Value:
 
 @LAYERS.add
 class EuclideanLoss(Loss):
-    """Half the squared distance of two bottoms of equal shape, averaged over the batch: sum (a - b)^2 / (2 N)."""
+    """Half the squared distance of two bottoms of equal shape, averaged over the batch: sum (a - b)^2 / (2 N).
+
+    Example: {type: EuclideanLoss, bottom: [scores, target]}
+    """
 
     type: Literal["EuclideanLoss"] = "EuclideanLoss"
 
@@ -49,10 +52,13 @@ class L1Loss(Loss):
     """The sum of |a - b| over two bottoms of equal size, divided as `normalization` says.
 
     `batch_size` (the default, as in EuclideanLoss) divides by the samples, `full` and `valid` by all values.
+
+    Example: {type: L1Loss, bottom: [scores, target]}
     """
 
     type: Literal["L1Loss"] = "L1Loss"
     normalization: Normalization = "batch_size"
+    """What the sum of losses is divided by."""
 
     def lower(self, net: Context, *x: ir.Value) -> Mean:  # noqa: D102
         a, b = paired(net, *x)
@@ -64,11 +70,15 @@ class HuberLoss(Loss):
     """The sum of a parabola near 0 and a line beyond `delta` (Huber 1964), divided as in L1Loss.
 
     With d = |a - b| of two bottoms of equal size: d^2 / 2 where d <= delta, else delta (d - delta / 2).
+
+    Example: {type: HuberLoss, bottom: [scores, target], delta: 0.5}
     """
 
     type: Literal["HuberLoss"] = "HuberLoss"
     delta: float = Field(1.0, gt=0.0)
+    """Distance at which the parabola becomes a line."""
     normalization: Normalization = "batch_size"
+    """What the sum of losses is divided by."""
 
     def lower(self, net: Context, *x: ir.Value) -> Mean:  # noqa: D102
         a, b = paired(net, *x)
@@ -88,12 +98,17 @@ class SigmoidCrossEntropyLoss(Loss):
 
     `balanced` is HED's form (Xie & Tu 2015): in each sample, positives (targets 1) are weighted by the share of
     negatives (targets 0) and negatives by the share of positives; other targets add nothing.
+
+    Example: {type: SigmoidCrossEntropyLoss, bottom: [scores, target]}
     """
 
     type: Literal["SigmoidCrossEntropyLoss"] = "SigmoidCrossEntropyLoss"
     balanced: bool = False
+    """Whether positives and negatives of a sample weigh the same in sum."""
     ignore_label: int | None = Field(None, ge=-(2**24), le=2**24)
+    """Target that adds nothing."""
     normalization: Normalization = "batch_size"
+    """What the sum of losses is divided by."""
 
     activation: ClassVar[str | None] = "sigmoid"
 
@@ -125,12 +140,17 @@ class FocalLoss(Loss):
 
     -alpha_t (1 - p_t)^gamma log p_t. Bottoms: scores and targets 0 or 1 of equal size; p_t is sigmoid(score) where the
     target is 1 and 1 - sigmoid(score) where it is 0, alpha_t is `alpha` or 1 - `alpha`. `normalization` as in L1Loss.
+
+    Example: {type: FocalLoss, bottom: [scores, target]}
     """
 
     type: Literal["FocalLoss"] = "FocalLoss"
     gamma: float = Field(2.0, ge=0.0)
+    """How fast the loss of right scores fades; 0: not at all."""
     alpha: float = Field(0.25, ge=0.0, le=1.0)
+    """Weight of targets 1; that of targets 0 is 1 - alpha."""
     normalization: Normalization = "batch_size"
+    """What the sum of losses is divided by."""
 
     activation: ClassVar[str | None] = "sigmoid"
 
@@ -151,10 +171,13 @@ class DiceLoss(Loss):
 
     Bottoms: scores and targets in [0, 1] of equal size; p = sigmoid(scores). `smooth` defines the loss of a sample
     without any target.
+
+    Example: {type: DiceLoss, bottom: [scores, target]}
     """
 
     type: Literal["DiceLoss"] = "DiceLoss"
     smooth: float = Field(1.0, gt=0.0)
+    """Added above and below the fraction bar."""
 
     activation: ClassVar[str | None] = "sigmoid"
 
@@ -172,6 +195,10 @@ class KLDivergenceLoss(Loss):
     """The divergence of a softmax from target probabilities: sum t (log t - log softmax(scores)), averaged.
 
     Bottoms: scores [N, C] and targets [N, C], such as the Softmax of another path gives; 0 log 0 is 0.
+
+    Example:
+        - {name: teacher, type: Softmax, bottom: target}
+        - {type: KLDivergenceLoss, bottom: [scores, teacher]}
     """
 
     type: Literal["KLDivergenceLoss"] = "KLDivergenceLoss"
@@ -196,11 +223,15 @@ class ContrastiveLoss(Loss):
 
     Bottoms: a and b of equal size, and a number a sample, 1 for a similar pair and 0 for another. With d the distance
     of a and b: y d^2 + (1 - y) max(0, margin - d)^2, or max(0, margin - d^2) with `legacy_version`, over 2 N.
+
+    Example: {type: ContrastiveLoss, bottom: [scores, target, similar]}
     """
 
     type: Literal["ContrastiveLoss"] = "ContrastiveLoss"
     margin: float = Field(1.0, gt=0.0)
+    """Distance from which samples that differ cost nothing."""
     legacy_version: bool = False
+    """Whether the margin is compared with the squared distance, as in Caffe's first version."""
 
     min_bottoms: ClassVar[int] = 3
     max_bottoms: ClassVar[int | None] = 3

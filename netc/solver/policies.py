@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 import onnx_ir as ir
-from pydantic import Field, PlainValidator, SerializeAsAny
+from pydantic import Field
 
 from netc.declared import Declared, Family
 from netc.graph import GraphBuilder
@@ -24,12 +24,15 @@ class Policy(Declared):
 
 
 POLICIES: Family[Policy] = Family("lr_policy", shorthand=True)
-AnyPolicy = Annotated[SerializeAsAny[Policy], PlainValidator(POLICIES.parse)]
+AnyPolicy = Annotated[Policy, POLICIES]
 
 
 @POLICIES.add
 class Fixed(Policy):
-    """base_lr throughout."""
+    """base_lr throughout.
+
+    Example: fixed
+    """
 
     type: Literal["fixed"] = "fixed"
 
@@ -39,11 +42,16 @@ class Fixed(Policy):
 
 @POLICIES.add
 class Step(Policy):
-    """base_lr * gamma ^ floor(it / stepsize)."""
+    """base_lr * gamma ^ floor(it / stepsize).
+
+    Example: {type: step, gamma: 0.1, stepsize: 1000}
+    """
 
     type: Literal["step"] = "step"
     gamma: Factor
+    """Factor of every drop."""
     stepsize: int = Field(gt=0)
+    """Updates between two drops."""
 
     def rate(self, g: GraphBuilder, base_lr: float, it: ir.Value) -> ir.Value:  # noqa: D102
         with g.arithmetic():
@@ -54,11 +62,16 @@ class Step(Policy):
 
 @POLICIES.add
 class Inv(Policy):
-    """base_lr * (1 + gamma * it) ^ -power."""
+    """base_lr * (1 + gamma * it) ^ -power.
+
+    Example: {type: inv, gamma: 0.0001, power: 0.75}
+    """
 
     type: Literal["inv"] = "inv"
     gamma: Factor
+    """How soon the rate falls: at 1 / gamma updates it has been multiplied by 2 ^ -power."""
     power: Factor
+    """How steeply it falls in the end."""
 
     def rate(self, g: GraphBuilder, base_lr: float, it: ir.Value) -> ir.Value:  # noqa: D102
         with g.arithmetic():

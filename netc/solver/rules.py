@@ -7,7 +7,7 @@ from abc import abstractmethod
 from typing import Annotated, Literal, Self
 
 import onnx_ir as ir
-from pydantic import Field, PlainValidator, SerializeAsAny, model_validator
+from pydantic import Field, model_validator
 
 from netc.declared import Declared, Family, mistake
 from netc.graph import GraphBuilder
@@ -21,11 +21,19 @@ class Solver(Declared):
 
     type: str
     base_lr: float = Field(gt=0.0, allow_inf_nan=False)
+    """Learning rate, which lr_policy changes from step to step and lr_mult from parameter to parameter."""
     lr_policy: AnyPolicy = Fixed()
+    """How the learning rate develops."""
     weight_decay: float = Field(0.0, ge=0.0, allow_inf_nan=False)
+    """Factor of each parameter in its gradient, times its decay_mult (L2 regularization)."""
     max_epochs: int | None = Field(None, gt=0)
+    """Length of the run in passes over the training data; give this or max_iter."""
     max_iter: int | None = Field(None, gt=0)
+    """Length of the run in steps; give this or max_epochs."""
+    population_batches: int = Field(100, gt=0)
+    """Training batches that BatchNorm with `statistics: population` averages over when training is done."""
     random_seed: int = Field(0, ge=0, lt=2**32)
+    """Seed of all randomness: first values, the order of samples, dropout and noise."""
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
@@ -46,15 +54,19 @@ class Solver(Declared):
 
 
 SOLVERS: Family[Solver] = Family("solver")
-AnySolver = Annotated[SerializeAsAny[Solver], PlainValidator(SOLVERS.parse)]
+AnySolver = Annotated[Solver, SOLVERS]
 
 
 @SOLVERS.add
 class SGD(Solver):
-    """Gradient descent with momentum in Caffe's form: v = momentum * v + lr * dw; w = w - v."""
+    """Gradient descent with momentum in Caffe's form: v = momentum * v + lr * dw; w = w - v.
+
+    Example: {type: SGD, base_lr: 0.01, momentum: 0.9, weight_decay: 0.0005, max_epochs: 10}
+    """
 
     type: Literal["SGD"] = "SGD"
     momentum: Fraction = 0.0
+    """Share of the last step that the next one keeps."""
 
     @property
     def slots(self) -> tuple[str, ...]:  # noqa: D102
@@ -70,12 +82,18 @@ class SGD(Solver):
 
 @SOLVERS.add
 class Adam(Solver):
-    """Kingma & Ba, 2015, Algorithm 1: w = w - lr * m^ / (sqrt(v^) + eps) with bias-corrected moments m^ and v^."""
+    """Kingma & Ba, 2015, Algorithm 1: w = w - lr * m^ / (sqrt(v^) + eps) with bias-corrected moments m^ and v^.
+
+    Example: {type: Adam, base_lr: 0.001, max_epochs: 10}
+    """
 
     type: Literal["Adam"] = "Adam"
     beta1: Fraction = 0.9
+    """Share of the mean of gradients that a step keeps."""
     beta2: Fraction = 0.999
+    """Share of the mean of squared gradients that a step keeps."""
     eps: float = Field(1e-8, gt=0.0, allow_inf_nan=False)
+    """Added to the divisor, so that it is never 0."""
 
     @property
     def slots(self) -> tuple[str, ...]:  # noqa: D102

@@ -33,8 +33,7 @@ def append_update(net: Context, solver: Solver, objective: ir.Value) -> ir.Value
         dw = derivatives.get(w)
         if dw is None:
             continue
-        layer = tensor.name.rsplit(".", 1)[0]
-        with g.origin(Origin(layer, "update")), g.arithmetic():
+        with g.origin(Origin(tensor.layer, "update")), g.arithmetic():
             decay = solver.weight_decay * tensor.decay_mult
             lr = rate * tensor.lr_mult if tensor.lr_mult != 1.0 else rate
             slots = [net.slot(tensor, slot) for slot in solver.slots]

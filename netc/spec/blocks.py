@@ -14,21 +14,23 @@
 A use becomes the block's layers with scoped names (res1/conv1; with `repeat` res1/1/conv1, res1/2/conv1, ...), between
 two layers of type Split, which cost nothing: `res1/in`, which `$in` stands for, and `res1`, the top of the last layer.
 Inside, a name means the block's own layer if it has one; every inner layer can be read from outside by its scoped name,
-which is how a block has several outputs. `$channels` alone is the parameter's value, `${channels * 4}` arithmetic.
-`use: [blocks/resnet.yaml]` imports the blocks of other files, relative to the file that says so.
+which is how a block has several outputs. A `side` of a use branches off behind its last layer. `$channels` alone is
+the parameter's value, `${channels * 4}` arithmetic. `use: [blocks/resnet.yaml]` imports the blocks of other files,
+relative to the file that says so.
 """
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from netc.declared import shown
 from netc.errors import Diagnostic, Position, SpecError, did_you_mean
 from netc.spec.instances import Block, BlockError, Instance, named, with_field
 from netc.spec.text import read_tree
-from netc.spec.tree import Entry, Node, Tree
+from netc.spec.tree import Entry, Node, Tree, plain
 
 MAX_LAYERS = 20_000  # after expansion; ResNet-1202 has 3,600
 MAX_NESTING = 16
-OWN_KEYS = frozenset({"name", "block", "bottom", "repeat", "include"})
+OWN_KEYS = frozenset({"name", "block", "bottom", "repeat", "include", "side"})
 
 
 def expand_blocks(tree: Tree, folder: Path | None = None) -> Tree:
@@ -43,15 +45,17 @@ def expand_blocks(tree: Tree, folder: Path | None = None) -> Tree:
     """
     root = tree.root.content
     assert isinstance(root, dict), "the root of a tree is a mapping"
-    if not {"blocks", "use"} & root.keys() and not _uses_blocks(root.get("layers")):
+    if not {"blocks", "use", "fuse"} & root.keys() and not _uses_blocks(root.get("layers")):
         return tree
     expander = _Expander(folder)
     expander.define(root, folder, ())
-    layers = root.get("layers")
     rest = {key: entry for key, entry in root.items() if key not in ("blocks", "use")}
-    if layers is not None and isinstance(layers.node.content, tuple):
-        expanded = expander.layers(layers.node.content, "", ())
-        rest["layers"] = Entry(layers.key, Node(layers.node.position, tuple(expanded)))
+    if "layers" in rest:
+        rest["layers"] = expander.entry(rest["layers"])
+    fuse = rest.get("fuse")
+    if fuse is not None and isinstance(fuse.node.content, dict) and "layers" in fuse.node.content:
+        content = fuse.node.content | {"layers": expander.entry(fuse.node.content["layers"])}
+        rest["fuse"] = Entry(fuse.key, Node(fuse.node.position, content))
     if expander.diagnostics:
         raise SpecError(expander.diagnostics)
     return Tree(Node(tree.root.position, rest))
@@ -97,7 +101,11 @@ class _Expander:
         if folder is None:
             self._report(entry.position, f'"{name}" cannot be found: this spec is no file')
             return
-        path = (folder / name).resolve()
+        try:
+            path = (folder / name).resolve()
+        except (OSError, RuntimeError, ValueError):  # links in a circle, or a byte that no path has
+            self._report(entry.position, f"{shown(name)} cannot be the path of a file; check its spelling")
+            return
         if path in files:
             self._report(entry.position, f'"{name}" uses this file again; files cannot use each other in a circle')
             return
@@ -138,6 +146,12 @@ class _Expander:
 
     # -- uses --------------------------------------------------------------------------------------------
 
+    def entry(self, layers: Entry) -> Entry:
+        """Expand a list of layers of the spec itself; what is no list is left for validation."""
+        if not isinstance(layers.node.content, tuple):
+            return layers
+        return Entry(layers.key, Node(layers.node.position, tuple(self.layers(layers.node.content, "", ()))))
+
     def layers(self, layers: tuple[Node, ...], scope: str, nesting: tuple[str, ...]) -> list[Node]:
         """Expand a list of layers; `scope` is the prefix of their names, `nesting` the blocks around them."""
         expanded: list[Node] = []
@@ -151,7 +165,9 @@ class _Expander:
     def _layer(self, layer: Node, scope: str, nesting: tuple[str, ...]) -> list[Node]:
         self._count += 1
         if self._count > MAX_LAYERS:
-            raise BlockError(layer.position, f"blocks expand to more than {MAX_LAYERS:,} layers")
+            # The end: going on would only repeat it, for every copy of every block.
+            message = f"blocks expand to more than {MAX_LAYERS:,} layers; repeat them less often"
+            raise SpecError([*self.diagnostics, Diagnostic(layer.position, message)])
         if isinstance(layer.content, dict) and "block" in layer.content:
             return self._use(layer, layer.content, scope, nesting)
         return [self._with_side(layer, scope, nesting)]
@@ -171,10 +187,12 @@ class _Expander:
 
     def _use(self, use: Node, content: dict[str, Entry], scope: str, nesting: tuple[str, ...]) -> list[Node]:
         named = content["block"].node
-        block = self._blocks.get(named.content) if isinstance(named.content, str) else None
+        if not isinstance(named.content, str):
+            raise BlockError(named.position, f"block: expected the name of a block, got {shown(plain(named))}")
+        block = self._blocks.get(named.content)
         if block is None:
-            near = did_you_mean(str(named.content), self._blocks)
-            raise BlockError(named.position, f'unknown block "{named.content}"{near}')
+            near = did_you_mean(named.content, self._blocks)
+            raise BlockError(named.position, f"unknown block {shown(named.content)}{near}")
         if block.name in nesting or len(nesting) >= MAX_NESTING:
             chain = " uses ".join((*nesting, block.name))
             raise BlockError(named.position, f"blocks are nested in a circle or too deep: {chain}")
@@ -198,6 +216,8 @@ class _Expander:
             expanded.append(split_layer(prefix, None, use.position))
         if "repeat" in content:
             expanded.append(split_layer(_join(scope, own), None, use.position))
+        if "side" in content:
+            expanded[-1] = self._with_side(with_field(expanded[-1], "side", content["side"]), scope, nesting)
         include = content.get("include")
         return [with_field(layer, "include", include) for layer in expanded] if include is not None else expanded
 

@@ -1,14 +1,16 @@
 """One use of a block: its layers with scoped names, and values in place of references to parameters."""
 
 import ast
+import itertools
 import operator
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from netc.declared import shown
 from netc.errors import Diagnostic, Position, did_you_mean
-from netc.spec.tree import Entry, Node
+from netc.spec.tree import Entry, Node, plain
 
 _REFERENCE = re.compile(r"\$(?:\{([^}]*)\}|([A-Za-z_]\w*))")
 _OPERATORS: dict[type[ast.operator], Callable[[float, float], float]] = {
@@ -136,9 +138,9 @@ class Instance:
             case ast.Constant(value=int() | float() as number) if not isinstance(number, bool):
                 return number
             case ast.Name(id=name):
-                value = self._parameter(name, here).content
+                value = plain(self._parameter(name, here))
                 if isinstance(value, bool) or not isinstance(value, int | float):
-                    raise BlockError(here, f'"{expression}": {name} is no number but {value!r}')
+                    raise BlockError(here, f'"{expression}": {name} is no number but {shown(value)}')
                 return value
             case ast.UnaryOp(op=ast.USub(), operand=operand):
                 return -self._number(operand, expression, here)
@@ -182,16 +184,23 @@ def _layer_names(layers: tuple[Node, ...]) -> Iterator[str]:
             yield from _layer_names(inner if isinstance(inner, tuple) else ())
 
 
+def free_name(stem: str, used: set[str], given: dict[str, int]) -> str:
+    """Return the next of stem1, stem2, ... that is not used, and use it; `given` is the last number of each stem."""
+    name = next(name for n in itertools.count(given.get(stem, 0) + 1) if (name := f"{stem}{n}") not in used)
+    given[stem] = int(name.removeprefix(stem))
+    used.add(name)
+    return name
+
+
 def named(layers: tuple[Node, ...]) -> tuple[Node, ...]:
     """Name the layers of a block that have no name after their type, so that they get its scope."""
-    used = set(_layer_names(layers))
+    used, given = set(_layer_names(layers)), dict[str, int]()
     result: list[Node] = []
     for layer in layers:
         kind = layer.content.get("type") if isinstance(layer.content, dict) else None
         if isinstance(layer.content, dict) and "name" not in layer.content and kind is not None:
-            stem = str(kind.node.content).lower()
-            name = next(f"{stem}{n}" for n in range(1, len(used) + 2) if f"{stem}{n}" not in used)
-            used.add(name)
+            stem = re.sub(r"\W", "", str(kind.node.content).lower()) or "layer"
+            name = free_name(stem, used, given)
             result.append(with_field(layer, "name", Entry(layer.position, Node(layer.position, name))))
         else:
             result.append(layer)

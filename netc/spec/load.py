@@ -16,6 +16,7 @@ from netc.layers.base import Layer
 from netc.layers.context import Context
 from netc.solver.rules import SGD
 from netc.spec.blocks import expand_blocks
+from netc.spec.instances import free_name
 from netc.spec.model import VERSION, Data, Input, NetSpec
 from netc.spec.tree import Tree
 
@@ -62,7 +63,11 @@ def load(tree: Tree, folder: FilePath | None = None) -> Loaded:
     """
     tree = expand_blocks(tree, folder)
     value = copy.deepcopy(tree.value)
-    _name_layers(value.get("layers"), used=_names(value.get("layers")) | _keys(value.get("inputs")))
+    lists = [value.get("layers"), _layers_of(value.get("fuse"))]
+    used = set().union(_keys(value.get("inputs")), *map(_names, lists))
+    given: dict[str, int] = {}
+    for layers in lists:
+        _name_layers(layers, used, given)
     try:
         return Loaded(NetSpec.model_validate(value), tree)
     except ValidationError as error:
@@ -83,19 +88,19 @@ def _diagnostic(tree: Tree, mistake: Any) -> Diagnostic:
     return Diagnostic(tree.position(path, key="has no field" in message), message)
 
 
-def _name_layers(layers: Any, used: set[str]) -> None:
+def _name_layers(layers: Any, used: set[str], given: dict[str, int]) -> None:
     """Give each layer without a name the next free one of its type, such as relu1."""
     for layer in layers if isinstance(layers, list) else ():
         if not isinstance(layer, dict):
             continue
         kind = layer.get("type")
         if layer.get("name") in (None, "") and isinstance(kind, str):
-            number = next(n for n in range(1, len(used) + 2) if f"{kind.lower()}{n}" not in used)
-            layer["name"] = f"{kind.lower()}{number}"
-            used.add(layer["name"])
-        side = layer.get("side")
-        if isinstance(side, dict):
-            _name_layers(side.get("layers"), used)
+            layer["name"] = free_name(kind.lower(), used, given)
+        _name_layers(_layers_of(layer.get("side")), used, given)
+
+
+def _layers_of(branch: Any) -> Any:
+    return branch.get("layers") if isinstance(branch, dict) else None
 
 
 def _keys(inputs: Any) -> set[str]:
@@ -106,10 +111,10 @@ def _names(layers: Any) -> set[str]:
     found: set[str] = set()
     for layer in layers if isinstance(layers, list) else ():
         if isinstance(layer, dict):
-            if isinstance(layer.get("name"), str):
-                found.add(layer["name"])
-            if isinstance(layer.get("side"), dict):
-                found |= _names(layer["side"].get("layers"))
+            tops = layer.get("top")
+            names = [layer.get("name"), *(tops if isinstance(tops, list) else [tops])]
+            found.update(name for name in names if isinstance(name, str))
+            found |= _names(_layers_of(layer.get("side")))
     return found
 
 
@@ -123,6 +128,8 @@ def _replace(value: dict[str, Any], path: Path) -> None:
         value["netc"] = VERSION
     elif path[:1] == ("name",):
         value["name"] = "unknown"
+    elif path == ("fuse",) or (path[:1] == ("fuse",) and path[1:2] != ("layers",)):
+        value.pop("fuse", None)
     elif path[:1] == ("inputs",) and len(path) > 1 and path[-1] != "[key]":
         value["inputs"][path[1]] = UNKNOWN_INPUT
     elif len(path) == 1 and path[0] not in NetSpec.model_fields:

@@ -2,13 +2,21 @@
 
 import hashlib
 import json
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, PlainValidator, SerializeAsAny, TypeAdapter, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    PlainValidator,
+    TypeAdapter,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
 
 from netc.declared import Declared, mistake, shown
 from netc.layers import LAYERS as _LAYERS  # noqa: F401 (importing registers every layer)
-from netc.layers.base import AnyLayer, Name
+from netc.layers.base import AnyLayer, Name, Side
 from netc.solver.rules import AnySolver
 
 # What a resume may change: it does not alter the step function.
@@ -33,20 +41,31 @@ def _mean(value: Any) -> float | list[float]:
 
 
 class Input(Declared):
-    """What the network is fed: one sample of numbers with a shape, or a class label."""
+    """What the network is fed: one sample of numbers with a shape, or class labels.
+
+    With `classes` alone a sample has one label; with a shape beside it, such as a plane, a label at every place.
+
+    Example:
+        inputs:
+          image: {shape: [3, 8, 8]}
+          label: {classes: 10}
+    """
 
     shape: list[Size] | None = Field(None, min_length=1)
+    """Shape of one sample without the batch, channels first: `[3, 32, 32]`."""
     classes: int | None = Field(None, gt=1)
+    """Number of classes: the input is labels, whole numbers from 0 on."""
 
     @model_validator(mode="after")
-    def _one_kind(self) -> Self:
-        if (self.shape is None) == (self.classes is None):
-            raise mistake("an input needs either a shape, such as {shape: [1, 28, 28]}, or {classes: 10} for labels")
+    def _some_kind(self) -> Self:
+        if self.shape is None and self.classes is None:
+            raise mistake("an input needs a shape, such as {shape: [1, 28, 28]}, or {classes: 10} for labels")
         return self
 
 
-def _input(value: Any) -> Input:
-    return value if isinstance(value, Input) else Input.model_validate(value)
+def _input(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+    """Take an input as it is; the loader's stand-in for a broken one is of no kind."""
+    return value if isinstance(value, Input) else handler(value)
 
 
 class Data(Declared):
@@ -54,28 +73,47 @@ class Data(Declared):
 
     `resize` is done by the driver; `(value - mean) * scale` is part of every graph, so that exported models take raw
     values.
+
+    Example: data: {source: digits, scale: 0.0625, batch_size: 64}
     """
 
     model_config = ConfigDict(extra="allow")
 
     source: str = Field(min_length=1)
+    """Name of the data source, such as digits."""
     batch_size: int = Field(64, gt=0)
+    """Samples of a training step."""
     resize: list[Size] | None = Field(None, min_length=2, max_length=2)
-    mean: Annotated[float | list[float], PlainValidator(_mean)] = 0.0
+    """Height and width that images are brought to."""
+    mean: Annotated[float | list[float], PlainValidator(_mean, json_schema_input_type=float | list[float])] = 0.0
+    """What is subtracted from every value: one number, or a list of one a channel."""
     scale: float = 1.0
+    """What every value is multiplied by after that."""
 
 
 class NetSpec(Declared):
-    """A network, its data and its training: one file."""
+    """A network, its data and its training: one file.
+
+    `fuse` is a head over the scores of all sides (Xie & Tu 2015), which inference keeps: declared like a side, its
+    first layer reads what the first loss of each side reads, unless it names its bottoms.
+    """
 
     model_config = ConfigDict(title="the spec")
 
-    netc: Annotated[int, PlainValidator(_version)]
+    netc: Annotated[int, PlainValidator(_version, json_schema_input_type=Literal[VERSION])]
+    """Version of the language."""
     name: Name = Field(min_length=1)
-    inputs: dict[Name, Annotated[SerializeAsAny[Input], PlainValidator(_input)]] = Field(min_length=1)
+    """Name of the network, and of its run folder."""
+    inputs: dict[Name, Annotated[Input, WrapValidator(_input)]] = Field(min_length=1)
+    """What the network is fed, by name."""
     data: Data
+    """Where samples come from."""
     layers: list[AnyLayer] = Field(min_length=1)
+    """The layers in the order of computation."""
+    fuse: Side | None = None
+    """A head over the scores of all sides."""
     solver: AnySolver
+    """How the network is trained, and for how long."""
 
     def resolved(self) -> dict[str, Any]:
         """Return the spec as plain data with every default filled in."""
