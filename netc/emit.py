@@ -5,9 +5,13 @@ The format is described in docs/artifact.md, the only thing that compiler and dr
 
 import contextlib
 import json
+import math
 import os
+import struct
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +19,6 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
-from safetensors.numpy import save
 
 from netc import __version__
 from netc.errors import Diagnostic, EnvironmentProblem, UsageError
@@ -29,6 +32,8 @@ from netc.spec.model import NetSpec
 
 Entry = dict[str, Any]
 FORMAT = "netc.artifact"
+STATE_TYPES = ("I64", "F64", "F32", "U32")  # of state tensors, in the order in which the safetensors library writes
+DRAWN_AHEAD = 8  # state tensors that are drawn while others are written
 
 
 @dataclass
@@ -74,6 +79,7 @@ class Artifact:
                 for t in self.state
             ],
             "metrics": list(self.metrics),
+            **({"population_batches": self.spec.solver.population_batches} if "population" in self.programs else {}),
             "graphs": {name: {"file": f"{name}.onnx", **interface(program)} for name, program in self.programs.items()},
         }
 
@@ -87,12 +93,39 @@ class Artifact:
 
     def initial_state(self) -> dict[str, np.ndarray]:
         """Return the first value of every state tensor."""
+        return {tensor.name: self._first_value(tensor) for tensor in self.state}
+
+    def state_file(self) -> Iterator[bytes | memoryview]:
+        """Yield init.safetensors piece by piece, since the state of a large network is large.
+
+        The bytes are those of the safetensors library: the length of the header, the header, and the values without
+        gaps, wider types first and names in order within a type.
+        """
+        tensors = sorted(self.state, key=lambda tensor: (STATE_TYPES.index(_type_name(tensor)), tensor.name))
+        header: dict[str, Entry] = {}
+        end = 0
+        for tensor in tensors:
+            start, end = end, end + math.prod(tensor.shape) * tensor.dtype.numpy().itemsize
+            header[tensor.name] = {"dtype": _type_name(tensor), "shape": tensor.shape, "data_offsets": [start, end]}
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        text += b" " * (-len(text) % 8)
+        yield struct.pack("<Q", len(text)) + text
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            drawn: deque[Future[np.ndarray]] = deque()
+            for tensor in tensors:
+                drawn.append(pool.submit(self._first_value, tensor))
+                if len(drawn) > DRAWN_AHEAD:
+                    yield _little_endian(drawn.popleft().result())
+            for future in drawn:
+                yield _little_endian(future.result())
+
+    def _first_value(self, tensor: StateTensor) -> np.ndarray:
         seed = self.spec.solver.random_seed
-        return {t.name: t.filler.fill(seed, t.name, t.shape).astype(t.dtype.numpy()) for t in self.state}
+        return tensor.filler.fill(seed, tensor.name, tensor.shape).astype(tensor.dtype.numpy())
 
     def _model(self, name: str, program: Program) -> onnx.ModelProto:
         for node in program.graph:
-            reason = broken_rule(node, static=name == "train")
+            reason = broken_rule(node, static=name in ("train", "population"))
             if reason is not None:
                 raise VerificationError(f"{name}.onnx: {node.name} ({node.op_type}): {reason}")
         model = ir.Model(
@@ -112,6 +145,16 @@ class Artifact:
         proto = ir.to_proto(model)
         onnx.checker.check_model(proto, full_check=True)
         return proto
+
+
+def _type_name(tensor: StateTensor) -> str:
+    """Return how safetensors calls the type of a tensor, such as F32."""
+    dtype = tensor.dtype.numpy()
+    return f"{dtype.kind.upper()}{8 * dtype.itemsize}"
+
+
+def _little_endian(array: np.ndarray) -> memoryview:
+    return array.astype(array.dtype.newbyteorder("<"), copy=False).data
 
 
 def interface(program: Program) -> Entry:
@@ -146,15 +189,17 @@ def write(artifact: Artifact, folder: Path) -> None:
     given, folder = folder, folder.resolve()
     if folder.exists() and not _replaceable(folder):
         raise UsageError(f"{given} exists and is not a compiled artifact; choose another folder with -o")
-    files = {f"{name}.onnx": model.SerializeToString(deterministic=True) for name, model in artifact.models().items()}
-    files["init.safetensors"] = save(artifact.initial_state())
-    files["manifest.json"] = (json.dumps(artifact.manifest(), indent=1) + "\n").encode()
+    files: dict[str, Iterable[bytes | memoryview]] = {
+        f"{name}.onnx": [model.SerializeToString(deterministic=True)] for name, model in artifact.models().items()
+    }
+    files["init.safetensors"] = artifact.state_file()
+    files["manifest.json"] = [(json.dumps(artifact.manifest(), indent=1) + "\n").encode()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".netc-", dir=folder) as scratch:
-            for name, content in files.items():
+            for name, pieces in files.items():
                 with (Path(scratch) / name).open("wb") as file:
-                    file.write(content)
+                    file.writelines(pieces)
                     file.flush()
                     os.fsync(file.fileno())
             (folder / "manifest.json").unlink(missing_ok=True)

@@ -1,13 +1,16 @@
 """A spec as a table: layers, shapes, parameters, arithmetic and memory."""
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from math import prod
 
 import onnx_ir as ir
 
-from netc.emit import Artifact
 from netc.graph import Site, shape_of
 from netc.layers.base import sample
+from netc.layers.context import StateTensor
+from netc.network import Network
+from netc.spec.model import NetSpec
 
 
 @dataclass(frozen=True)
@@ -62,10 +65,13 @@ class Summary:
         print(f"{self.name}: {len(self.rows)} layers, {self.parameters:,} parameters")
 
 
-def summarize(artifact: Artifact) -> Summary:
-    """Return the table of a compiled spec."""
-    network, batch = artifact.network, artifact.spec.data.batch_size
-    parameters = {t.name: prod(t.shape) for t in artifact.state if t.role == "parameter"}
+def summarize(spec: NetSpec, network: Network, state: Iterable[StateTensor]) -> Summary:
+    """Return the table of a spec from its lowered training network and the state of all phases."""
+    batch = spec.data.batch_size
+    parameters: dict[str, int] = {}
+    for tensor in state:
+        if tensor.role == "parameter":
+            parameters[tensor.layer] = parameters.get(tensor.layer, 0) + prod(tensor.shape)
     products: dict[str, int] = {}
     for node in network.net.g.graph:
         if node.metadata_props.get("netc.part") == "forward":
@@ -81,7 +87,7 @@ def summarize(artifact: Artifact) -> Summary:
                 name,
                 placed.layer.type,
                 ", ".join(sample(top) for top in tops) or ("scalar" if placed.is_objective else "none"),
-                sum(n for parameter, n in parameters.items() if parameter.rsplit(".", 1)[0] == name),
+                parameters.get(name, 0),
                 products.get(name, 0),
                 # A layer that passes its bottom on, such as Dropout at test time, keeps nothing of its own.
                 sum(_size(top) for top in tops if top not in seen),
@@ -89,13 +95,13 @@ def summarize(artifact: Artifact) -> Summary:
         )
         seen.update(tops)
     return Summary(
-        artifact.spec.name,
+        spec.name,
         rows,
         sum(parameters.values()),
         sum(row.multiply_adds for row in rows),
         sum(row.activation_bytes for row in rows),
         batch,
-        [str(warning) for warning in artifact.warnings],
+        [str(warning) for warning in network.warnings],
     )
 
 

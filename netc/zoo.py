@@ -21,6 +21,7 @@ def names() -> list[str]:
 def summary(name: str) -> str:
     """Return the title of a spec: its header comment up to the first period or colon."""
     lines = (folder() / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+    lines = [line for line in lines if not line.startswith("# yaml-language-server:")]
     header = " ".join(line.lstrip("# ") for line in lines[: next(i for i, x in enumerate(lines) if x[:1] != "#")])
     return re.split(r"[.:] ", header)[0].rstrip(".:")
 

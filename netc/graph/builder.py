@@ -16,16 +16,12 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 import onnx_ir as ir
-from onnx import shape_inference
 
-OPSET = 18
-IR_VERSION = 10
+from netc.graph.inference import IR_VERSION, OPSET, infer
+
+__all__ = ["IR_VERSION", "OPSET", "GraphBuilder", "Operand", "Origin", "Part", "Site", "constant_value", "shape_of"]
 
 Operand = ir.Value | np.ndarray | float | int | Sequence[int] | None
-
-_OPSET_IMPORTS = [onnx.helper.make_opsetid("", OPSET)]
-# Shape arguments (Reshape, Slice, Pad, ...) are tiny; larger constants never decide a shape.
-MAX_SHAPE_DATA = 64
 
 
 # What a node can be part of; nodes are named LAYER/PART/OPERATOR.
@@ -75,7 +71,7 @@ class Site:
 
     def attributes(self) -> dict[str, Any]:
         """Return the attributes that are set, as keyword arguments for the builder."""
-        return {name: attr.value for name, attr in self.node.attributes.items()}
+        return dict(self.node.attributes)
 
 
 def shape_of(value: ir.Value) -> list[int | str]:
@@ -101,10 +97,8 @@ class GraphBuilder:
     def __init__(self, name: str, dtype: ir.DataType = ir.DataType.FLOAT) -> None:
         self.dtype = dtype
         self.graph = ir.Graph([], [], nodes=[], opset_imports={"": OPSET}, name=name)
-        self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
+        self._constants: dict[tuple[np.dtype, tuple[int, ...], bytes], ir.Value] = {}
         self._names: dict[str, int] = {}
-        self._types: dict[ir.Value, onnx.TypeProto] = {}
-        self._shape_data: dict[ir.Value, onnx.TensorProto] = {}
         self._origin = Origin("netc")
 
     # -- values ------------------------------------------------------------------------------------------
@@ -135,7 +129,7 @@ class GraphBuilder:
         elif not isinstance(value, np.ndarray | np.generic):
             kind = array.dtype.kind
             array = array.astype(self.dtype.numpy() if kind == "f" else bool if kind == "b" else np.int64)
-        key = (str(array.dtype), array.shape, array.tobytes())
+        key = (array.dtype, array.shape, array.tobytes())
         if key not in self._constants:
             text = np.array2string(array, separator=",", threshold=8).replace(" ", "").replace("\n", "")
             tensor = ir.tensor(np.ascontiguousarray(array).reshape(array.shape))
@@ -158,13 +152,13 @@ class GraphBuilder:
         Attributes that are None are left out. Raises AssertionError when the standard's inference refuses
         the node or leaves an output without type or rank: layers check the user's values before they lower.
         """
-        given = {name: value for name, value in attributes.items() if value is not None}
+        given = [_attribute(name, value) for name, value in attributes.items() if value is not None]
         values = self._operands(inputs)
         node = ir.Node(
             "",
             op_type,
             values,
-            ir.convenience.convert_attributes(given),
+            given,
             num_outputs=num_outputs,
             metadata_props=self._metadata(),
         )
@@ -236,44 +230,24 @@ class GraphBuilder:
                 values.append(self.constant(x))
         return values
 
-    def _type_proto(self, value: ir.Value) -> onnx.TypeProto:
-        if value not in self._types:
-            if value.dtype is None:
-                raise AssertionError(f"value {value.name} has no type")
-            self._types[value] = onnx.helper.make_tensor_type_proto(int(value.dtype), shape_of(value))
-        return self._types[value]
-
     def _infer(self, node: ir.Node) -> None:
-        types: dict[str, onnx.TypeProto] = {}
-        data: dict[str, onnx.TensorProto] = {}
-        for value in node.inputs:
-            if value is None:
-                continue
-            name = str(value.name)
-            types[name] = self._type_proto(value)
-            array = constant_value(value)
-            if array is not None and array.size <= MAX_SHAPE_DATA:
-                if value not in self._shape_data:
-                    self._shape_data[value] = onnx.numpy_helper.from_array(array, name)
-                data[name] = self._shape_data[value]
-        schema = onnx.defs.get_schema(node.op_type, OPSET)
-        proto = ir.serde.serialize_node(node)
         try:
-            inferred = shape_inference.infer_node_outputs(
-                schema, proto, types, data, opset_imports=_OPSET_IMPORTS, ir_version=IR_VERSION
-            )
+            inferred = infer(node)
         except Exception as error:
             shapes = ", ".join(f"{v.name}: {v.dtype}{shape_of(v)}" for v in node.inputs if v is not None)
             raise AssertionError(f"{node.name} is not a valid {node.op_type} of {shapes}: {error}") from error
-        for output in node.outputs:
-            kind = inferred[str(output.name)].tensor_type
-            if not kind.elem_type or not kind.HasField("shape"):
+        for output, (kind, dims) in zip(node.outputs, inferred, strict=True):
+            if not kind or dims is None:
                 raise AssertionError(f"the standard's inference gives {output.name} no type or rank")
-            dims: list[int | str | None] = [
-                dim.dim_value if dim.HasField("dim_value") else (dim.dim_param or None) for dim in kind.shape.dim
-            ]
-            output.type = ir.TensorType(ir.DataType(kind.elem_type))
+            output.type = ir.TensorType(ir.DataType(kind))
             output.shape = ir.Shape(dims)
+
+
+def _attribute(name: str, value: Any) -> ir.Attr:
+    """Return an attribute; whole numbers, the most of them, without the long search for their type."""
+    if isinstance(value, list | tuple) and value and all(type(element) is int for element in value):
+        return ir.AttrInt64s(name, value)
+    return ir.convenience.convert_attribute(name, value)
 
 
 class _Arithmetic:

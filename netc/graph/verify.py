@@ -5,11 +5,9 @@ Non-goals: whether the graph computes the right thing (tests do that), and the r
 (`rules.py`, applied by `emit`), since rooms before the rewrites may use operators that a rewrite expands.
 """
 
-import onnx
 import onnx_ir as ir
-from onnx import shape_inference
 
-from netc.graph.builder import IR_VERSION, MAX_SHAPE_DATA, OPSET, constant_value, shape_of
+from netc.graph.inference import infer
 
 
 class VerificationError(AssertionError):
@@ -50,29 +48,10 @@ def _check_name(value: ir.Value, names: set[str], after: str) -> None:
 
 
 def _check_types(nodes: list[ir.Node], index: int, after: str) -> None:
-    node = nodes[index]
-    types: dict[str, onnx.TypeProto] = {}
-    data: dict[str, onnx.TensorProto] = {}
-    for x in node.inputs:
-        if x is None:
-            continue
-        types[str(x.name)] = onnx.helper.make_tensor_type_proto(int(x.dtype or 0), shape_of(x))
-        array = constant_value(x)
-        if array is not None and array.size <= MAX_SHAPE_DATA:
-            data[str(x.name)] = onnx.numpy_helper.from_array(array)
-    inferred = shape_inference.infer_node_outputs(
-        onnx.defs.get_schema(node.op_type, OPSET),
-        ir.serde.serialize_node(node),
-        types,
-        data,
-        opset_imports=[onnx.helper.make_opsetid("", OPSET)],
-        ir_version=IR_VERSION,
-    )
-    for value in node.outputs:
-        kind = inferred[str(value.name)].tensor_type
-        dims = [dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim]
+    for value, (kind, inferred) in zip(nodes[index].outputs, infer(nodes[index]), strict=True):
+        dims = [dim if isinstance(dim, int) else None for dim in inferred or ()]
         stated = [dim if isinstance(dim, int) else None for dim in value.shape or ()]
-        if kind.elem_type != int(value.dtype or 0) or dims != stated:
+        if kind != int(value.dtype or 0) or dims != stated:
             _fail(nodes, index, after, f"{value.name} is stated as {value.dtype}{stated}, inferred as {dims}")
 
 

@@ -2,12 +2,13 @@
 
 from typing import Literal
 
+import onnx
 import onnx_ir as ir
-from onnx_ir.passes import common
 
-from netc.graph.builder import IR_VERSION
+from netc.graph.builder import OPSET
 from netc.graph.verify import VerificationError, verify
 from netc.rewrite import batch_normalization, input_gradient, max_pool_gradient, weight_gradient
+from netc.rewrite.prune import drop_unread, merge_repeats
 from netc.rewrite.replay import ReplayRule, replay
 
 Target = Literal["cpu", "cuda", "web"]
@@ -37,24 +38,26 @@ def clean(graph: ir.Graph) -> ir.Graph:
     Names and order of the graph's outputs are kept; two of them may compute the same.
     """
     names = [value.name for value in graph.outputs]
-    model = ir.Model(graph, ir_version=IR_VERSION)
-    for rewrite in (common.CommonSubexpressionEliminationPass(), common.RemoveUnusedNodesPass()):
-        model = rewrite(model).model
-        _drop_unread_outputs(model.graph)
-        _name_copies(model.graph)
-        verify(model.graph, type(rewrite).__name__)
-        if [value.name for value in model.graph.outputs] != names:
-            raise VerificationError(f"{type(rewrite).__name__} changed the outputs of {graph.name}")
-    return model.graph
+    for rewrite in (merge_repeats, drop_unread):
+        rewrite(graph)
+        _drop_unread_outputs(graph)
+        _name_copies(graph)
+        verify(graph, rewrite.__name__)
+        if [value.name for value in graph.outputs] != names:
+            raise VerificationError(f"{rewrite.__name__} changed the outputs of {graph.name}")
+    return graph
 
 
 def _drop_unread_outputs(graph: ir.Graph) -> None:
     """Stop asking nodes for trailing outputs that nobody reads, such as the Indices of a MaxPool."""
     for node in graph:
+        if len(node.outputs) == 1:
+            continue
         read = [i for i, y in enumerate(node.outputs) if y.uses() or y.is_graph_output()]
         training = node.attributes.get("training_mode")
         if training is None or not training.as_int():  # in training mode the number of outputs is fixed
-            node.resize_outputs(1 + max(read, default=0))
+            required = onnx.defs.get_schema(node.op_type, OPSET).min_output  # two of TopK, whichever is read
+            node.resize_outputs(max(required, 1 + max(read, default=0)))
 
 
 def _name_copies(graph: ir.Graph) -> None:

@@ -42,8 +42,7 @@ def replay(graph: ir.Graph, rules: dict[str, ReplayRule], dtype: ir.DataType = i
         with g.origin(origin_of(node)), g.arithmetic():
             outputs = rule(g, Site(node), inputs) if rule is not None else None
             if outputs is None:
-                attributes = {name: attr.value for name, attr in node.attributes.items()}
-                outputs = g.ops(node.op_type, *inputs, num_outputs=len(node.outputs), **attributes)
+                outputs = g.ops(node.op_type, *inputs, num_outputs=len(node.outputs), **Site(node).attributes())
         new.update(zip(node.outputs, outputs, strict=False))
     for value in graph.outputs:
         g.output(str(value.name), new[value])
