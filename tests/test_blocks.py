@@ -132,7 +132,7 @@ BAD = [
     (USE.replace("4}", "4, repeat: 0}"), "11:53: repeat: should be an integer from 1 on"),
     (
         USE.replace("4}", "four}"),
-        "8:54: \"channels * 2\": channels is no number but 'four' (in a block used at net.yaml:11:5)",
+        '8:54: "channels * 2": channels is no number but "four" (in a block used at net.yaml:11:5)',
     ),
     ("  empty: {}\n" + USE, '10:10: the block "empty" needs layers'),
     (
@@ -162,6 +162,26 @@ def test_blocks_that_multiply_are_stopped() -> None:
     blocks = "".join(f"  b{n}: {{layers: [{{name: x, block: b{n + 1}, repeat: 1000}}]}}\n" for n in range(4))
     text = "blocks:\n" + blocks + "  b4: {layers: [{type: ReLU}]}\nlayers: [{name: r, block: b0}]\n"
     assert "blocks expand to more than 20,000 layers" in mistakes(text)[0]
+
+
+def test_a_layer_whose_type_is_a_parameter_is_named_after_the_parameter() -> None:
+    text = "blocks: {b: {parameters: {kind: ReLU}, layers: [{type: $kind}, {type: $kind}]}}\n"
+    names = [layer["name"] for layer in expanded(text + "layers: [{name: x, block: b}]\n")]
+    assert names == ["x/in", "x/kind1", "x/kind2", "x"]
+
+
+def test_a_side_of_a_use_branches_off_behind_it() -> None:
+    side = "side: {layers: [{name: loss, type: SoftmaxWithLoss}, {name: in_side, block: tail}]}"
+    tail = "  tail: {layers: [{name: l, type: SoftmaxWithLoss}]}\n"
+    use = f"layers: [{{name: r, block: residual, channels: 4, repeat: 2, {side}}}]\n"
+    layers = expanded(RESIDUAL + tail + use)
+    assert layers[-1]["name"] == "r"
+    assert [layer["name"] for layer in layers[-1]["side"]["layers"]] == ["loss", "in_side/in", "in_side/l", "in_side"]
+    assert not any("side" in layer for layer in layers[:-1])
+    nested = "  outer: {layers: [{name: i, block: residual, channels: 4, side: {layers: [{name: l, type: X}]}}]}\n"
+    layers = expanded(RESIDUAL + nested + "layers: [{name: o, block: outer}]\n")
+    assert layers[-2]["name"] == "o/i"
+    assert layers[-2]["side"]["layers"] == [{"name": "o/l", "type": "X"}]
 
 
 @given(st.text(st.sampled_from("n0123456789+-*/%().$ {}_aeL[]'\"=<,:")))

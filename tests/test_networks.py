@@ -184,3 +184,10 @@ def test_a_convolution_that_sees_only_its_padding() -> None:
 def test_an_unnamed_layer_is_not_called_like_an_input() -> None:
     artifact = compiled(IP + "  - {type: ReLU, bottom: relu1}\n" + LOSS, INPUTS.replace("image", "relu1"))
     assert [placed.layer.name for placed in artifact.network.placed] == ["ip", "relu2", "loss"]
+
+
+def test_numbers_of_bottoms_are_named() -> None:
+    scale = "  - {name: s, type: Scale, bottom: [image, image, image]}\n"
+    assert refused(scale + IP + LOSS) == ["s: Scale takes 1 to 2 bottoms, got 3"]
+    join = "  - {name: s, type: Concat, bottom: image}\n"
+    assert refused(join + IP + LOSS) == ["s: Concat takes at least 2 bottoms, got 1"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from netc.graph import GraphBuilder
-from netc.layers.schedules import SCHEDULES, parse_schedule
+from netc.layers.schedules import SCHEDULES
 from netc.network import Network
 from netc.rewrite.passes import optimize_step
 from netc.solver.policies import POLICIES
@@ -54,7 +54,7 @@ def test_step_drops_at_the_step_however_many_there_were() -> None:
 def test_schedule(row: CurveCase) -> None:
     g = GraphBuilder("schedule")
     progress = g.input("progress", ir.DataType.FLOAT, [])
-    value = parse_schedule(row.given).value(g, lambda: progress)
+    value = SCHEDULES.parse(row.given).value(g, lambda: progress)
     if isinstance(value, float):
         assert value == row.formula(0.5)
         return
@@ -66,7 +66,7 @@ def test_schedule(row: CurveCase) -> None:
 
 
 def test_a_number_is_a_constant_schedule() -> None:
-    assert parse_schedule(0.25).value(GraphBuilder("g"), lambda: pytest.fail("asked for progress")) == 0.25
+    assert SCHEDULES.parse(0.25).value(GraphBuilder("g"), lambda: pytest.fail("asked for progress")) == 0.25
 
 
 # ------------------------------------------------------------------------------------------------------- solvers

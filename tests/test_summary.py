@@ -5,12 +5,13 @@ import pytest
 
 from netc.graph import GraphBuilder
 from netc.summary import multiply_adds, summarize
-from tests.zoo import ZOO, compiled
+from tests.zoo import ZOO, compiled, reduced
 
 
 def test_lenet() -> None:
     """Caffe's LeNet: 431,080 parameters and 2,293,000 multiply-adds a sample."""
-    summary = summarize(compiled("lenet"))
+    artifact = compiled("lenet")
+    summary = summarize(artifact.spec, artifact.network, artifact.state)
     rows = {row.name: row for row in summary.rows}
     assert (summary.parameters, summary.multiply_adds) == (431_080, 2_293_000)
     assert rows["conv2"].multiply_adds == 8 * 8 * 50 * 20 * 5 * 5
@@ -22,8 +23,8 @@ def test_lenet() -> None:
 
 @pytest.mark.parametrize("name", ZOO)
 def test_totals(name: str) -> None:
-    artifact = compiled(name)
-    summary = summarize(artifact)
+    artifact = compiled(name, *reduced(name))
+    summary = summarize(artifact.spec, artifact.network, artifact.state)
     learned = sum(int(np.prod(t.shape)) for t in artifact.state if t.role == "parameter")
     assert summary.parameters == learned == sum(row.parameters for row in summary.rows)
     assert summary.activation_bytes == sum(row.activation_bytes for row in summary.rows) > 0

@@ -1,6 +1,5 @@
 """Every rule of differentiation: types, ORT against PyTorch, and the derivative along a random direction."""
 
-import zlib
 from collections.abc import Callable
 
 import numpy as np
@@ -12,29 +11,14 @@ from netc.grad.engine import Table, gradients
 from netc.grad.table import VJP
 from netc.graph import GraphBuilder
 from netc.graph.verify import verify
-from netc.rewrite.passes import Target, optimize_step
+from netc.rewrite.passes import Target
+from tests import runs
 from tests.cases.primitives import NO_GRADIENT, PRIMITIVES, REFUSED, Primitive
-from tests.oracle import (
-    DIRECTION,
-    FLOAT32,
-    PLAIN,
-    TARGETS,
-    Arrays,
-    direction_error,
-    ort_runner,
-    reference_runner,
-    to_model,
-    torch_gradients,
-    worst,
-)
+from tests.oracle import DIRECTION, FLOAT32, PLAIN, TARGETS, Arrays, torch_gradients, worst
+from tests.runs import in_ort, seed_of
 
 FLOAT, DOUBLE = ir.DataType.FLOAT, ir.DataType.DOUBLE
 Engine = Callable[..., dict[ir.Value, ir.Value]]
-
-
-def seed_of(row: Primitive) -> int:
-    """Return the fixed seed of a row, so that rows can be moved and added without changing others."""
-    return zlib.crc32(row.id.encode())
 
 
 def feed_of(row: Primitive) -> Arrays:
@@ -81,14 +65,12 @@ def oracle_error(
     tensors = {name: torch.from_numpy(value) for name, value in feed.items()}
     expected = torch_gradients(lambda t: (forward(t) * t["weights"]).sum(), feed, wrt_of(row))
     expected["y"] = forward(tensors).numpy()
-    graph = optimize_step(graph_of(row, FLOAT, table, engine), target)
-    return worst(ort_runner(to_model(graph))(feed), expected)
+    return worst(in_ort(graph_of(row, FLOAT, table, engine), feed, target), expected)
 
 
 def slope_error(row: Primitive, table: Table = VJP, engine: Engine = gradients) -> float:
     """Return the error of the gradient along random directions, all in float64 in the standard's own evaluator."""
-    model = to_model(graph_of(row, DOUBLE, table, engine), emitted=False)
-    return direction_error(reference_runner(model), feed_of(row), "objective", wrt_of(row), seed_of(row))
+    return runs.slope_error(graph_of(row, DOUBLE, table, engine), feed_of(row), wrt_of(row), row)
 
 
 def test_every_operator_of_the_table_has_a_row() -> None:
@@ -134,7 +116,7 @@ def test_gradient_by_a_value_between_and_by_the_objective_itself() -> None:
     found = gradients(g, VJP, objective, [x, between, objective])
     for name, value in zip(("dx", "dbetween", "dobjective"), found.values(), strict=True):
         g.output(name, value)
-    result = ort_runner(to_model(optimize_step(g.graph, PLAIN)))({"x": np.array([0.5, -1.0])})
+    result = in_ort(g.graph, {"x": np.array([0.5, -1.0])})
     e = np.exp([0.5, -1.0])
     assert worst(result, {"dx": 2 * e * e, "dbetween": 2 * e, "dobjective": np.ones([])})[0] < FLOAT32
 

@@ -4,31 +4,15 @@ It reads the validated spec but shares no formula with netc: geometry, losses, b
 are PyTorch's or stated here. Dropout masks come from the numpy twin of the hash.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812 (the name that everyone knows)
 
-from netc.layers import (
-    activation,
-    linear,
-    loss,
-    metric,
-    normalization,
-    pooling,
-    regularization,
-    reshape,
-    structure,
-    targets,
-)
-from netc.layers.base import Layer, Loss
-from netc.layers.schedules import LinearSchedule
 from netc.solver.policies import Fixed, Inv, Step
 from netc.solver.rules import SGD, Adam
 from netc.spec.model import NetSpec
-from tests.numpy_rng import keep_mask
+from tests.torch_layers import Evaluated, Moment, evaluate
 
 Tensors = dict[str, torch.Tensor]
 
@@ -50,133 +34,38 @@ class TorchTwin:
             if name not in skipped
         }
         self.step = 0
-        self._new_statistics: Tensors = {}
-        self._distances: list[float] = []
 
     def distance_to_kinks(self, image: np.ndarray, label: np.ndarray) -> float:
         """Return how near this batch comes to a point where the gradient jumps.
 
-        That is the smallest distance between the two largest values of a max-pool window, or of a ReLU's input to 0.
-        Below the rounding of float32 two implementations may take different sides there, and both are right. Exact
-        ties do not count: they are zeros behind a ReLU, through which no gradient flows.
+        That is the smallest distance between, say, the two largest values of a max-pool window, or of a ReLU's input
+        to 0. Below the rounding of float32 two implementations may take different sides there, and both are right.
+        Zeros that tie do not count: they stand behind a ReLU, through which no gradient flows.
         """
-        self._distances = []
         with torch.no_grad():
-            self._losses(image, label)
-        return min(self._distances, default=float("inf"))
+            return min((near for near, _ in self._evaluate(image, label).run.distances), default=float("inf"))
 
     def train_step(self, image: np.ndarray, label: np.ndarray) -> dict[str, float]:
-        """Do one update; return every loss and the total, before it."""
+        """Do one update; return every loss and metric and the total, before it."""
         parameters = [n for n in self.state if n.endswith((".weight", ".bias"))]
         for name in parameters:
             self.state[name].requires_grad_(True)
-        losses = self._losses(image, label)
-        total = sum(weight * value for weight, value in losses.values())
-        assert isinstance(total, torch.Tensor)
-        gradients = torch.autograd.grad(total, [self.state[n] for n in parameters])
+        found = self._evaluate(image, label)
+        gradients = torch.autograd.grad(found.total, [self.state[n] for n in parameters], materialize_grads=True)
         with torch.no_grad():
             for name, gradient in zip(parameters, gradients, strict=True):
                 self._update(name, gradient)
-            self.state |= self._new_statistics
+            self.state |= found.run.statistics
         self.step += 1
-        return {name: value.item() for name, (_, value) in losses.items()} | {"total": total.item()}
+        return {name: value.item() for name, value in found.terms.items()} | {"total": found.total.item()}
 
-    def _losses(self, image: np.ndarray, label: np.ndarray) -> dict[str, tuple[float, torch.Tensor]]:
-        data = self.spec.data
-        assert not isinstance(data.mean, list)
-        pixels = torch.tensor(image.astype(np.float64), dtype=self.dtype)
-        tops: Tensors = {"image": (pixels - data.mean) * data.scale, "label": torch.tensor(label.astype(np.int64))}
-        losses: dict[str, tuple[float, torch.Tensor]] = {}
-        self._walk(self.spec.layers, "image", tops, losses, 1.0)
-        return losses
-
-    def _walk(
-        self,
-        layers: Sequence[Layer],
-        above: str,
-        tops: Tensors,
-        losses: dict[str, tuple[float, torch.Tensor]],
-        weight: float,
-    ) -> None:
-        for layer in layers:
-            if isinstance(layer, metric.Accuracy):
-                continue
-            bottoms = layer.bottom or ([above, "label"] if layer.takes_labels else [above])
-            top = self._forward(layer, [tops[b] for b in bottoms])
-            if isinstance(layer, Loss):
-                losses[layer.name] = (weight * layer.loss_weight, top)
-                continue
-            tops[layer.name] = top
-            above = layer.name
-            if layer.side is not None:
-                schedule = layer.side.loss_weight
-                alpha = schedule.start
-                if isinstance(schedule, LinearSchedule):
-                    done = min(self.step / self.max_steps / schedule.until, 1.0)
-                    alpha = schedule.start + (schedule.end - schedule.start) * done
-                self._walk(layer.side.layers, layer.name, tops, losses, weight * alpha)
-
-    def _forward(self, layer: Layer, x: list[torch.Tensor]) -> torch.Tensor:
-        def p(suffix: str) -> torch.Tensor | None:
-            return self.state.get(f"{layer.name}.{suffix}")
-
-        weight: Any = p("weight")
-        match layer:
-            case linear.Convolution():
-                geometry: dict[str, Any] = {
-                    "stride": tuple(layer.stride),
-                    "padding": tuple(layer.pad),
-                    "dilation": tuple(layer.dilation),
-                }
-                return F.conv2d(x[0], weight, p("bias"), groups=layer.group, **geometry)
-            case linear.InnerProduct():
-                return F.linear(x[0].flatten(1), weight, p("bias"))
-            case pooling.Pooling(global_pooling=True):
-                return x[0].mean((2, 3), keepdim=True) if layer.pool == "average" else x[0].amax((2, 3), keepdim=True)
-            case pooling.Pooling():
-                assert layer.kernel_size is not None
-                k, s, pad = layer.kernel_size[0], layer.stride[0], layer.pad[0]
-                up = layer.round_mode == "ceil"
-                if layer.pool == "average":
-                    return F.avg_pool2d(x[0], k, s, pad, ceil_mode=up)
-                first, second = x[0].unfold(2, k, s).unfold(3, k, s).flatten(-2).topk(2).values.unbind(-1)
-                apart = (first - second)[first != second]
-                self._distances += [apart.min().item()] if apart.numel() else []
-                return F.max_pool2d(x[0], k, s, pad, ceil_mode=up)
-            case activation.ReLU():
-                self._distances += [x[0][x[0] != 0].abs().min().item()]
-                return torch.relu(x[0])
-            case activation.Sigmoid():
-                return torch.sigmoid(x[0])
-            case activation.TanH():
-                return torch.tanh(x[0])
-            case activation.Softmax():
-                return torch.softmax(x[0], layer.axis)
-            case normalization.BatchNorm():
-                mean, var = self.state[f"{layer.name}.running_mean"], self.state[f"{layer.name}.running_var"]
-                running = mean.clone(), var.clone()
-                y = F.batch_norm(
-                    x[0], *running, weight, p("bias"), True, 1.0 - layer.moving_average_fraction, layer.eps
-                )
-                self._new_statistics[f"{layer.name}.running_mean"] = running[0]
-                self._new_statistics[f"{layer.name}.running_var"] = running[1]
-                return y
-            case regularization.Dropout():
-                shape = tuple(x[0].shape)
-                seed = self.spec.solver.random_seed
-                mask = keep_mask(seed, self.step, layer.name, shape, layer.dropout_ratio)
-                return x[0] * torch.tensor(mask, dtype=self.dtype) / (1.0 - layer.dropout_ratio)
-            case structure.Eltwise():
-                return torch.stack(x).sum(0)
-            case structure.Concat():
-                return torch.cat(x, layer.axis)
-            case reshape.Flatten():
-                return x[0].flatten(1)
-            case loss.SoftmaxWithLoss():
-                return F.cross_entropy(x[0], x[1])
-            case targets.EuclideanLoss():
-                return ((x[0].flatten(1) - x[1].flatten(1)) ** 2).sum() / (2 * x[0].shape[0])
-        raise NotImplementedError(f"the twin knows no {layer.type}")
+    def _evaluate(self, image: np.ndarray, label: np.ndarray) -> Evaluated:
+        inputs = {
+            "image": torch.tensor(image.astype(np.float64), dtype=self.dtype),
+            "label": torch.tensor(label.astype(np.int64)),
+        }
+        moment = Moment(self.step, self.max_steps, self.spec.solver.random_seed)
+        return evaluate(self.spec, inputs, lambda name, shape: self.state[name], moment)
 
     def _rate(self) -> float:
         solver, it = self.spec.solver, self.step

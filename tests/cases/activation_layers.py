@@ -7,10 +7,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the name that everyone knows)
 
 from tests.cases.domains import BATCH, Domain, Shape, crossing, normal, positive, separated
-from tests.cases.layers import LayerCase, layer
+from tests.cases.layers import LayerCase, Misfit, layer
 
 WHOLE: Shape = (2, 6, 5)
-Misfit = tuple[dict[str, Any], dict[str, Any], str]
 
 
 def wide(rng: np.random.Generator, shape: Shape) -> np.ndarray:
@@ -100,6 +99,8 @@ ACTIVATION_CASES: list[LayerCase] = [
     ),
     activation("channels", {"type": "LogSoftmax"}, lambda x: torch.log_softmax(x, 1)),
     activation("last axis", {"type": "LogSoftmax", "axis": -1}, lambda x: torch.log_softmax(x, 3)),
+    activation("middle axis from the end", {"type": "LogSoftmax", "axis": -2}, lambda x: torch.log_softmax(x, 2)),
+    activation("middle axis from the end", {"type": "Softmax", "axis": -2}, lambda x: torch.softmax(x, 2)),
     activation("", {"type": "AbsVal"}, torch.abs, separated),
     activation("at zero", {"type": "AbsVal"}, torch.abs, crossing, smooth=False),
     activation("", {"type": "Power"}, torch.clone),
@@ -149,8 +150,9 @@ ACTIVATION_CASES: list[LayerCase] = [
     ),
 ]
 
-# Layers that do not fit their bottoms, and a word of what is said.
 ACTIVATION_MISFITS: list[Misfit] = [
+    ({"type": "Softmax", "axis": 0}, {"image": (4,)}, "axis 0"),
+    ({"type": "Softmax", "axis": 2}, {"image": (4,)}, "axis 2"),
     ({"type": "Maxout", "num_pieces": 4}, {"image": (6, 2)}, "num_pieces 4 does not divide"),
     ({"type": "LogSoftmax", "axis": 0}, {"image": (4,)}, "axis 0"),
     ({"type": "LogSoftmax", "axis": -2}, {"image": (4,)}, "axis -2"),

@@ -12,11 +12,14 @@ from tests.cases.domains import BATCH, SEED, STEP, Domain, Shape, Tensor, Tensor
 from tests.numpy_rng import keep_mask
 
 Oracle = Callable[[Tensors, bool], Tensor]
+# A layer that does not fit its bottoms, these, and a word of what is said; the sentences themselves are not at stake.
+Misfit = tuple[dict[str, Any], dict[str, Any], str]
+Kind = Shape | int | Mapping[str, Any]  # of an input: its sample shape, the number of classes, or the whole declaration
 
 
 @dataclass(frozen=True)
 class LayerCase:
-    """The last of `layers` under test: `inputs` by sample shape (an int: a label of so many classes).
+    """The last of `layers` under test: `inputs` by sample shape (an int: a label of so many classes), see `Kind`.
 
     The oracle maps inputs and state, and whether it is the train phase, to the layer's top, loss or metric. `top` is
     the shape of a sample of the top, None for a loss or metric. The oracle of statistics gives their next values.
@@ -25,7 +28,7 @@ class LayerCase:
     type: str
     about: str
     layers: list[dict[str, Any]]
-    inputs: dict[str, Shape | int]
+    inputs: Mapping[str, Kind]
     top: Shape | None
     oracle: Oracle
     statistics: Callable[[Tensors], Tensors] | None = None
@@ -42,8 +45,8 @@ class LayerCase:
         return f"{self.type}-{self.about}" if self.about else self.type
 
 
-IMAGE: dict[str, Shape | int] = {"image": (2, 6, 5)}
-SCORES: dict[str, Shape | int] = {"image": (4,), "label": 4}
+IMAGE: dict[str, Kind] = {"image": (2, 6, 5)}
+SCORES: dict[str, Kind] = {"image": (4,), "label": 4}
 
 
 def layer(
@@ -51,45 +54,11 @@ def layer(
     declared: dict[str, Any],
     top: Shape,
     oracle: Oracle,
-    inputs: Mapping[str, Shape | int] = IMAGE,
+    inputs: Mapping[str, Kind] = IMAGE,
     **more: Any,
 ) -> LayerCase:
     """Return the row of one layer with a top, called `it`."""
     return LayerCase(declared["type"], about, [{"name": "it", **declared}], dict(inputs), top, oracle, **more)
-
-
-def convolution(about: str, fields: dict[str, Any], top: Shape, x: Shape = (2, 6, 5), **geometry: Any) -> LayerCase:
-    """Return a row of Convolution."""
-    function: Callable[..., Tensor] = (F.conv1d, F.conv2d, F.conv3d)[len(x) - 2]
-    return layer(
-        about,
-        {"type": "Convolution", **fields},
-        top,
-        lambda t, train: function(t["image"], t["it.weight"], t.get("it.bias"), **geometry),
-        {"image": x},
-    )
-
-
-def pooling(
-    about: str,
-    fields: dict[str, Any],
-    top: Shape,
-    x: Shape = (2, 6, 5),
-    domain: Domain = separated,
-    **torch_fields: Any,
-) -> LayerCase:
-    """Return a row of Pooling; PyTorch rounds up and divides as Caffe does."""
-    kind = "avg" if fields.get("pool") == "average" else "max"
-    function: Callable[..., Tensor] = getattr(F, f"{kind}_pool{len(x) - 1}d")
-    return layer(
-        about,
-        {"type": "Pooling", **fields},
-        top,
-        lambda t, train: function(t["image"], **{"ceil_mode": True, **torch_fields}),
-        {"image": x},
-        domains={"image": domain},
-        smooth=domain is not ties,
-    )
 
 
 def _batch_norm(t: Tensors, train: bool, eps: float = 1e-5) -> Tensor:
@@ -143,109 +112,6 @@ def accuracy(about: str, top_k: int, domain: Domain) -> LayerCase:
 
 
 LAYER_CASES: list[LayerCase] = [
-    convolution("", {"num_output": 4, "kernel_size": 3}, (4, 4, 3)),
-    convolution(
-        "strided, padded, unreached",
-        {"num_output": 4, "kernel_size": [3, 2], "stride": [2, 2], "pad": [1, 0]},
-        (4, 3, 2),
-        stride=(2, 2),
-        padding=(1, 0),
-    ),
-    convolution("dilated", {"num_output": 3, "kernel_size": 2, "dilation": [3, 2]}, (3, 3, 3), dilation=(3, 2)),
-    convolution(
-        "grouped, no bias", {"num_output": 4, "kernel_size": 3, "group": 2, "bias_term": False}, (4, 4, 3), groups=2
-    ),
-    convolution("1-D", {"num_output": 4, "kernel_size": 3, "stride": 2}, (4, 3), x=(2, 7), stride=2),
-    convolution("3-D", {"num_output": 3, "kernel_size": 2}, (3, 2, 3, 2), x=(2, 3, 4, 3)),
-    layer(
-        "",
-        {"type": "InnerProduct", "num_output": 5},
-        (5,),
-        lambda t, train: F.linear(t["image"].flatten(1), t["it.weight"], t["it.bias"]),
-    ),
-    layer(
-        "of a vector, no bias",
-        {"type": "InnerProduct", "num_output": 5, "bias_term": False},
-        (5,),
-        lambda t, train: F.linear(t["image"], t["it.weight"]),
-        {"image": (7,)},
-    ),
-    pooling("max", {"kernel_size": 2, "stride": 2}, (2, 3, 3), kernel_size=2, stride=2),
-    pooling("max overlapping ceil", {"kernel_size": 3, "stride": 2}, (2, 3, 2), kernel_size=3, stride=2),
-    pooling(
-        "max overlapping floor",
-        {"kernel_size": 3, "stride": 2, "round_mode": "floor"},
-        (2, 2, 2),
-        kernel_size=3,
-        stride=2,
-        ceil_mode=False,
-    ),
-    pooling("max padded", {"kernel_size": 3, "stride": 2, "pad": 1}, (2, 4, 3), kernel_size=3, stride=2, padding=1),
-    pooling(
-        "max padded, last window outside",
-        {"kernel_size": 2, "stride": 2, "pad": 1},
-        (2, 4, 3),
-        kernel_size=2,
-        stride=2,
-        padding=1,
-    ),
-    pooling("max stride beyond kernel", {"kernel_size": 2, "stride": 3}, (2, 3, 3), (2, 7, 8), kernel_size=2, stride=3),
-    pooling("max ties", {"kernel_size": 3, "stride": 2}, (2, 3, 2), domain=ties, kernel_size=3, stride=2),
-    pooling("max 1-D", {"kernel_size": 3, "stride": 2}, (2, 4), x=(2, 8), kernel_size=3, stride=2),
-    pooling("max 3-D", {"kernel_size": 2, "stride": 2}, (2, 2, 2, 2), x=(2, 4, 3, 3), kernel_size=2, stride=2),
-    pooling(
-        "average",
-        {"pool": "average", "kernel_size": 2, "stride": 2, "round_mode": "floor"},
-        (2, 3, 2),
-        kernel_size=2,
-        stride=2,
-        ceil_mode=False,
-    ),
-    pooling(
-        "average overlapping ceil",
-        {"pool": "average", "kernel_size": 3, "stride": 2},
-        (2, 3, 2),
-        kernel_size=3,
-        stride=2,
-    ),
-    pooling(
-        "average padded ceil",
-        {"pool": "average", "kernel_size": 3, "stride": 2, "pad": 1},
-        (2, 4, 3),
-        kernel_size=3,
-        stride=2,
-        padding=1,
-    ),
-    pooling(
-        "average padded floor",
-        {"pool": "average", "kernel_size": [3, 2], "stride": [2, 3], "pad": [1, 1], "round_mode": "floor"},
-        (2, 3, 2),
-        kernel_size=(3, 2),
-        stride=(2, 3),
-        padding=(1, 1),
-        ceil_mode=False,
-    ),
-    pooling(
-        "average padded, last window outside",
-        {"pool": "average", "kernel_size": 2, "stride": 2, "pad": 1},
-        (2, 4, 3),
-        kernel_size=2,
-        stride=2,
-        padding=1,
-    ),
-    layer(
-        "average global",
-        {"type": "Pooling", "pool": "average", "global_pooling": True},
-        (2, 1, 1),
-        lambda t, train: t["image"].mean((2, 3), keepdim=True),
-    ),
-    layer(
-        "max global",
-        {"type": "Pooling", "global_pooling": True},
-        (2, 1, 1),
-        lambda t, train: t["image"].amax((2, 3), keepdim=True),
-        domains={"image": separated},
-    ),
     layer("", {"type": "ReLU"}, (2, 6, 5), lambda t, train: torch.relu(t["image"]), domains={"image": separated}),
     layer(
         "at zero",

@@ -8,16 +8,16 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the name that everyone knows)
 
 from tests.cases.domains import BATCH, Domain, Shape, Tensor, Tensors, positive, separated
-from tests.cases.layers import SCORES, LayerCase
+from tests.cases.layers import SCORES, Kind, LayerCase, Misfit
 
-PAIR: dict[str, Shape | int] = {"image": (2, 3), "b": (2, 3)}
+PAIR: dict[str, Kind] = {"image": (2, 3), "b": (2, 3)}
 
 
 def loss(
     about: str,
     fields: dict[str, Any],
     oracle: Callable[[Tensors], Tensor],
-    inputs: Mapping[str, Shape | int] = SCORES,
+    inputs: Mapping[str, Kind] = SCORES,
     domains: Mapping[str, Domain] | None = None,
     **more: Any,
 ) -> LayerCase:
@@ -152,7 +152,7 @@ def contrastive(margin: float, legacy: bool) -> Callable[[Tensors], Tensor]:
     return oracle
 
 
-TRIPLE: dict[str, Shape | int] = {"image": (4,), "b": (4,), "similar": (1,)}
+TRIPLE: dict[str, Kind] = {"image": (4,), "b": (4,), "similar": (1,)}
 
 
 def accuracy_ignoring(t: Tensors) -> Tensor:
@@ -287,4 +287,14 @@ LOSS_CASES: list[LayerCase] = [
         smooth=False,
         objective=lambda t, train: ((t["image"] - t["b"]) ** 2).sum() / (2 * BATCH),
     ),
+]
+
+LOSS_MISFITS: list[Misfit] = [
+    ({"type": "EuclideanLoss", "bottom": ["image", "b"]}, {"image": (4,), "b": (5,)}, "4 and 5"),
+    ({"type": "SoftmaxWithLoss"}, {"image": (4, 2), "label": 4}, "4x2"),
+    ({"type": "Accuracy", "top_k": 5}, SCORES, "top_k 5"),
+    ({"type": "SoftmaxWithLoss", "class_weight": [1.0, 2.0]}, SCORES, "2 numbers for 4 scores"),
+    ({"type": "InfogainLoss", "matrix": [[1.0, 0.0], [0.0]]}, SCORES, "2 rows of 2, 1 numbers for 4 scores"),
+    ({"type": "KLDivergenceLoss", "bottom": ["image", "b"]}, {"image": (4, 2), "b": (8,)}, "4x2"),
+    ({"type": "ContrastiveLoss", "bottom": ["image", "b", "image"]}, {"image": (4,), "b": (4,)}, "one number a pair"),
 ]

@@ -1,14 +1,14 @@
 """Rows for the layers that normalise, scale and shift, and for those that disturb training on purpose."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 (the name that everyone knows)
 
-from tests.cases.activation_layers import Misfit
 from tests.cases.domains import BATCH, SEED, STEP, Domain, Shape, Tensor, Tensors, normal
-from tests.cases.layers import LayerCase, layer, running
+from tests.cases.layers import LayerCase, Misfit, layer, running
 from tests.numpy_rng import keep_mask, random_bits
 
 WHOLE: Shape = (2, 6, 5)
@@ -52,6 +52,24 @@ def mvn(about: str, fields: dict[str, Any], axes: tuple[int, ...], domain: Domai
         return centred / (((centred**2).mean(axes, keepdim=True) + 1e-30).sqrt() + fields.get("eps", 1e-9))
 
     return layer(about, {"type": "MVN", **fields}, WHOLE, oracle, domains={"image": domain}, smooth=domain is normal)
+
+
+def by_second(type_: str, about: str, v: Shape, axis: int, seen: Shape) -> LayerCase:
+    """Return a row of Scale or Bias with a second bottom v, which PyTorch broadcasts in the shape `seen`."""
+    operation: Callable[..., Tensor] = torch.mul if type_ == "Scale" else torch.add
+    declared = {"type": type_, "bottom": ["image", "v"], "axis": axis}
+    inputs = {"image": WHOLE, "v": v}
+    return layer(
+        f"second bottom, {about}",
+        declared,
+        WHOLE,
+        lambda t, train: operation(t["image"], t["v"].reshape(BATCH, *seen)),
+        inputs,
+    )
+
+
+def _excited(t: Tensors) -> Tensor:
+    return F.conv2d(t["image"].mean((2, 3), keepdim=True), t["excite.weight"], t["excite.bias"])
 
 
 def one_plane_constant(rng: np.random.Generator, shape: Shape) -> np.ndarray:
@@ -191,6 +209,55 @@ NORMALIZATION_CASES: list[LayerCase] = [
         WHOLE,
         lambda t, train: t["image"] * t["it.weight"],
     ),
+    layer(
+        "last axes",
+        {"type": "Scale", "axis": -2, "num_axes": 2, "bias_term": True},
+        WHOLE,
+        lambda t, train: t["image"] * t["it.weight"] + t["it.bias"],
+    ),
+    *(
+        by_second(type_, *given)
+        for type_ in ("Scale", "Bias")
+        for given in (
+            ("one number a channel", (2,), 1, (2, 1, 1)),
+            ("axes of size 1 behind", (2, 1, 1), 1, (2, 1, 1)),
+            ("more axes than the first", (2, 6, 5, 1), 1, WHOLE),
+            ("one map for all channels", (1, 6, 5), 1, (1, 6, 5)),
+            ("one number a sample", (1,), 1, (1, 1, 1)),
+            ("middle axis", (6,), 2, (1, 6, 1)),
+            ("last axis", (5,), -1, (1, 1, 5)),
+        )
+    ),
+    layer(
+        "second bottom, bias",
+        {"type": "Scale", "bottom": ["image", "v"], "bias_term": True},
+        WHOLE,
+        lambda t, train: t["image"] * t["v"][..., None] + t["it.bias"][..., None],
+        {"image": WHOLE, "v": (2, 6)},
+    ),
+    layer(
+        "second bottom, one number a sample, bias",
+        {"type": "Scale", "bottom": ["image", "v"], "bias_term": True},
+        WHOLE,
+        lambda t, train: t["image"] * t["v"][..., None, None] + t["it.bias"],
+        {"image": WHOLE, "v": (1,)},
+    ),
+    layer(
+        "by itself", {"type": "Scale", "bottom": ["image", "image"]}, WHOLE, lambda t, train: t["image"] * t["image"]
+    ),
+    LayerCase(
+        "Scale",
+        "squeeze and excitation",
+        [
+            {"name": "squeeze", "type": "Pooling", "pool": "average", "global_pooling": True},
+            {"name": "excite", "type": "Convolution", "num_output": 2, "kernel_size": 1},
+            {"name": "gate", "type": "Sigmoid"},
+            {"name": "it", "type": "Scale", "bottom": ["image", "gate"]},
+        ],
+        {"image": WHOLE},
+        WHOLE,
+        lambda t, train: t["image"] * torch.sigmoid(_excited(t)),
+    ),
     layer("", {"type": "Bias"}, WHOLE, lambda t, train: t["image"] + t["it.bias"].reshape(2, 1, 1)),
     layer(
         "last axis",
@@ -201,7 +268,7 @@ NORMALIZATION_CASES: list[LayerCase] = [
     layer("one number", {"type": "Bias", "num_axes": 0}, WHOLE, lambda t, train: t["image"] + t["it.bias"]),
 ]
 
-# Layers that do not fit their bottoms, and a word of what is said.
+BY_SECOND: dict[str, Any] = {"type": "Scale", "bottom": ["image", "v"]}
 NORMALIZATION_MISFITS: list[Misfit] = [
     ({"type": "LayerNorm", "axis": 0}, {"image": (4,)}, "axis 0"),
     ({"type": "GroupNorm", "num_groups": 4}, {"image": (6, 2)}, "num_groups 4 does not divide"),
@@ -214,5 +281,14 @@ NORMALIZATION_MISFITS: list[Misfit] = [
     ({"type": "LRN", "norm_region": "within_channel"}, {"image": (6,)}, "spatial axes"),
     ({"type": "Scale", "num_axes": 2}, {"image": (6,)}, "num_axes 2 from axis 1"),
     ({"type": "Bias", "axis": 2}, {"image": (6,)}, "axis 2"),
+    (BY_SECOND, {"image": (6, 5), "v": (5,)}, "5 a sample, does not lie along .* first, 6x5, from axis 1"),
+    (BY_SECOND, {"image": (6, 5), "v": (6, 2)}, "6x2 a sample, does not lie along"),
+    (BY_SECOND, {"image": (6,), "v": (6, 5)}, "6x5 a sample, does not lie along"),
+    ({**BY_SECOND, "axis": -1}, {"image": (6, 5), "v": (6,)}, "from axis -1"),
+    ({**BY_SECOND, "axis": 3}, {"image": (6, 5), "v": (6,)}, "axis 3"),
+    ({**BY_SECOND, "num_axes": -1}, {"image": (6,), "v": (6,)}, "remove num_axes"),
+    ({**BY_SECOND, "weight_filler": "xavier"}, {"image": (6,), "v": (6,)}, "remove weight_filler"),
+    ({**BY_SECOND, "type": "Bias", "num_axes": 0}, {"image": (6,), "v": (6,)}, "remove num_axes"),
+    ({**BY_SECOND, "type": "Bias", "bias_filler": "uniform"}, {"image": (6,), "v": (6,)}, "remove bias_filler"),
     ({"type": "Dropout", "whole_channel": True}, {"image": (6,)}, "whole_channel needs axes"),
 ]

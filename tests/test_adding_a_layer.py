@@ -1,0 +1,99 @@
+"""docs/adding_a_layer.md, followed to the letter in a copy of the repository."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "adding_a_layer.md").read_text(encoding="utf-8")
+COPIED = ("netc", "runtime", "tests", "scripts", "specs", "docs", "pyproject.toml")
+MODULE, ROWS = "netc/layers/activation.py", "tests/cases/activation_layers.py"
+
+
+def blocks(language: str) -> list[str]:
+    """Return the fenced blocks of one language."""
+    return re.findall(rf"```{language}\n(.*?)```", PAGE, flags=re.DOTALL)
+
+
+def run(folder: Path, *words: str) -> str:
+    """Run a Python command in the copy, whose packages go before the installed ones."""
+    path = os.pathsep.join([str(folder), str(folder / "runtime")])
+    environment = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, *words]
+    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, f"{' '.join(words)}\n{result.stdout}{result.stderr}"
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the repository with the class and the row where the page puts them."""
+    folder = tmp_path_factory.mktemp("adding")
+    for name in COPIED:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, folder / name)
+    assert all(f"`{name}`" in PAGE for name in (MODULE, ROWS))
+    layer, row = blocks("python")
+    with (folder / MODULE).open("a", encoding="utf-8") as module:
+        module.write(f"\n\n{layer}")
+    table = (folder / ROWS).read_text(encoding="utf-8")
+    opening = "ACTIVATION_CASES: list[LayerCase] = [\n"
+    assert table.count(opening) == 1
+    (folder / ROWS).write_text(table.replace(opening, opening + row), encoding="utf-8")
+    (command,) = blocks("console")
+    run(folder, *command.removeprefix("$ python ").split())
+    return folder
+
+
+def test_the_row_passes(folder: Path) -> None:
+    chosen = ["-k", "Softsign or every_layer_has_a_row"]
+    said = run(folder, "-m", "pytest", "-vv", "-p", "no:cacheprovider", "tests/test_layers.py", *chosen)
+    passed = set(re.findall(r"::(\w+)\S* PASSED", said))
+    assert passed == {
+        "test_every_layer_has_a_row",
+        "test_train_phase_agrees_with_pytorch",
+        "test_test_phase_agrees_with_pytorch_in_a_batch_of_any_size",
+        "test_gradient_is_the_slope_along_a_random_direction",
+    }
+
+
+def test_the_example_compiles_and_the_files_are_fresh(folder: Path) -> None:
+    chosen = ["-k", "Softsign or generated_one or every_mapping_and_field"]
+    files = ["tests/test_docs.py", "tests/test_schema.py"]
+    said = run(folder, "-m", "pytest", "-vv", "-p", "no:cacheprovider", *files, *chosen)
+    assert len(re.findall(r"PASSED", said)) == 5
+
+
+def test_the_pages_and_the_schema_have_it(folder: Path) -> None:
+    assert "### Softsign" not in (ROOT / "docs" / "layers.md").read_text(encoding="utf-8")
+    page = (folder / "docs" / "layers.md").read_text(encoding="utf-8").partition("### Softsign")[2].partition("###")[0]
+    assert "| `width` | number > 0 | `1.0` | Distance from 0 at which the top is 1/2. |" in page
+    assert "- {type: Softsign, width: 0.5}" in page
+    schema = json.loads((folder / "specs" / "netc.schema.json").read_text(encoding="utf-8"))
+    (spec,) = map(yaml.safe_load, blocks("yaml"))
+    validator = jsonschema.Draft202012Validator(schema)
+    assert validator.is_valid(spec)
+    spec["layers"][1]["width"] = 0.0
+    assert not validator.is_valid(spec)
+
+
+def test_the_spec_compiles(folder: Path) -> None:
+    (spec,) = blocks("yaml")
+    (folder / "softsign.yaml").write_text(spec, encoding="utf-8")
+    assert "softsign1" in run(folder, "-m", "netc.cli", "check", "softsign.yaml")
+
+
+def test_the_code_is_as_tidy_as_the_rest(folder: Path) -> None:
+    for command in (["check"], ["format", "--check"]):
+        run(folder, "-m", "ruff", *command, "--no-cache", MODULE, ROWS)
