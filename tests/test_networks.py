@@ -1,14 +1,19 @@
 """Whole specs with something unusual: what the compiler makes of them, and what it refuses or warns of."""
 
+from pathlib import Path
+
 import numpy as np
 import onnxruntime as ort
 import pytest
 
 from netc.build import build
-from netc.emit import Artifact
+from netc.emit import Artifact, write
 from netc.errors import SpecError
 from netc.spec.load import load
 from netc.spec.text import parse_tree
+from netc_runtime.artifact import Artifact as ArtifactOnDisk
+from netc_runtime.export import fold
+from netc_runtime.session import Host
 
 HEAD = """
 netc: 1
@@ -191,3 +196,13 @@ def test_numbers_of_bottoms_are_named() -> None:
     assert refused(scale + IP + LOSS) == ["s: Scale takes 1 to 2 bottoms, got 3"]
     join = "  - {name: s, type: Concat, bottom: image}\n"
     assert refused(join + IP + LOSS) == ["s: Concat takes at least 2 bottoms, got 1"]
+
+
+def test_inference_without_parameters_has_nothing_to_fold(tmp_path: Path) -> None:
+    inner = "{name: s, type: InnerProduct, num_output: 3}, {name: l, type: SoftmaxWithLoss}"
+    side = f"  - {{name: flat, type: Flatten, side: {{layers: [{inner}]}}}}\n"
+    cut = "  - {name: a, type: Slice, top: [x, y], slice_point: 3}\n  - {type: Silence, bottom: y}\n"
+    loss = "  - {name: loss, type: SoftmaxWithLoss, bottom: [x, label]}\n"
+    artifact = compiled(side + cut + loss)
+    write(artifact, tmp_path / "artifact")
+    assert fold(ArtifactOnDisk.load(tmp_path / "artifact"), artifact.initial_state(), Host("cpu", 1)) == {}
