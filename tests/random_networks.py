@@ -26,6 +26,7 @@ LARGEST_VALUE = 12.0
 
 LAYER_PROPOSALS: dict[str, Proposal] = {}
 LOSS_PROPOSALS: dict[str, Proposal] = {}
+ROW_PROPOSALS: dict[str, Proposal] = {}  # of types without a twin, drawn only where a network is to have them
 # No gradient passes: what comes next had better read what they read.
 BLIND = {"Threshold", "ArgMax", "Embed"}
 FILLERS: list[Any] = [
@@ -48,6 +49,11 @@ def proposes(*types: str) -> Callable[[Proposal], Proposal]:
     return add
 
 
+def is_objective(kind: str) -> bool:
+    """Whether a type is a loss or a metric, which nothing stands above."""
+    return issubclass(LAYERS.members[kind], Loss | Metric)
+
+
 class Generator:
     """Draws one spec.
 
@@ -57,9 +63,9 @@ class Generator:
         inputs: what was declared of the batch.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, batch: int | None = None) -> None:
         self.rng = np.random.default_rng(seed)
-        self.seed, self.batch = seed, self.integer(2, 4)
+        self.seed, self.batch = seed, batch or self.integer(2, 4)
         self.moment = moment_of(seed)
         self.run = Run(self._state, True, self.moment.seed, self.moment.step)
         self.inputs: dict[str, Declared] = {}
@@ -168,8 +174,8 @@ class Generator:
         scope = "part/" if self.chance(0.1) else ""
         declared = {"name": self.fresh(scope + declared["type"].lower()), **declared}
         name, tops = str(declared["name"]), self._compute(declared, bottoms)
-        is_objective = issubclass(LAYERS.members[declared["type"]], Loss | Metric)
-        if not plain and not is_objective:
+        has_tops = not is_objective(declared["type"])
+        if not plain and has_tops:
             if self._embellish(declared, bottoms):
                 tops = self._compute(declared, bottoms)
             if not all(self._is_tame(value) for value in tops):
@@ -178,7 +184,7 @@ class Generator:
             del declared["bottom"]
         self._read.update(bottoms)
         self.layers.append(declared)
-        if not is_objective and tops:
+        if has_tops and tops:
             self.tops.update(zip(declared.get("top", [name]), tops, strict=True))
             self._above = name
             if declared["type"] not in BLIND:
@@ -230,9 +236,10 @@ class Generator:
             if self._tied and self.chance(0.1):
                 declared = self._twice()
             else:
-                declared = LAYER_PROPOSALS[chosen](self, chosen, bottom)
+                declared = (ROW_PROPOSALS.get(chosen) or LAYER_PROPOSALS[chosen])(self, chosen, bottom)
                 declared = None if declared is None else {"type": chosen, "bottom": bottom, **declared}
-            name = None if declared is None else self.add(declared)
+            wild = chosen in ROW_PROPOSALS and attempt == 5  # a layer that is never tame takes part all the same
+            name = None if declared is None else self.add(declared, plain=wild)
             if name is None or declared is None:
                 self._restore(saved)
                 continue
@@ -363,17 +370,20 @@ class Generator:
         layers = self.integer(2, 7)
         turn = self.integer(0, 1)
         for index in range(layers):
-            self.grow(guest if index == turn else None)
-        self._end()
+            self.grow(guest if index == turn and not is_objective(guest) else None)
+        self._end(guest)
         inputs = self.inputs if self.chance(0.5) else dict(reversed(self.inputs.items()))
         if next(name for name in inputs if "classes" not in inputs[name]) != image:
             inputs = self.inputs  # preprocessing is the first one's
         solver = {"type": "SGD", "base_lr": 0.1, "max_iter": PLANNED, "random_seed": self.moment.seed}
-        named = {"netc": 1, "name": "random", "inputs": inputs, "data": data, "layers": self.layers, **self._fuse()}
-        return {**named, "solver": solver}
+        fuse = self._fuse()
+        if fuse and next(name for name in inputs if "classes" in inputs[name]) != "label1":
+            inputs = self.inputs  # the fused loss reads the first labels
+        named = {"netc": 1, "name": "random", "inputs": inputs, "data": data, "layers": self.layers}
+        return {**named, **fuse, "solver": solver}
 
-    def _end(self) -> None:
-        """Join what nothing reads yet, and end in losses."""
+    def _end(self, guest: str) -> None:
+        """Join what nothing reads yet, and end in losses, and in the guest if it is a loss or metric."""
         ends = [name for name in self.numbers() if name not in self._read and name not in self.inputs]
         ends = [str(name) for name in self.rng.permutation(ends or [self._last])]
         if not self.run.known:
@@ -389,3 +399,5 @@ class Generator:
             weighed = True
         if ends[3:]:
             self.add({"type": "Silence", "bottom": ends[3:]})
+        if is_objective(guest):
+            self.must({"type": guest, **(ROW_PROPOSALS[guest](self, guest, ends[0]) or {})})

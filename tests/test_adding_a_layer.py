@@ -68,11 +68,28 @@ def test_the_row_passes(folder: Path) -> None:
     }
 
 
+def test_the_row_takes_part_in_random_networks(folder: Path) -> None:
+    chosen = ["-k", "Softsign or every_registered_layer or every_type_can"]
+    said = run(folder, "-m", "pytest", "-vv", "-p", "no:cacheprovider", "tests/test_random_networks.py", *chosen)
+    assert set(re.findall(r"::(\S+) PASSED", said)) == {
+        "test_every_registered_layer_has_a_twin_or_a_row",
+        "test_every_type_can_be_drawn",
+        "test_layers_agree_with_their_rows[Softsign]",
+    }
+
+
 def test_the_example_compiles_and_the_files_are_fresh(folder: Path) -> None:
     chosen = ["-k", "Softsign or generated_one or every_mapping_and_field"]
     files = ["tests/test_docs.py", "tests/test_schema.py"]
     said = run(folder, "-m", "pytest", "-vv", "-p", "no:cacheprovider", *files, *chosen)
     assert len(re.findall(r"PASSED", said)) == 5
+
+
+def test_two_files_are_written_and_two_generated(folder: Path) -> None:
+    originals = [path for name in COPIED for path in [ROOT / name, *(ROOT / name).rglob("*")]]
+    files = {str(path.relative_to(ROOT)) for path in originals if path.is_file() and "__pycache__" not in path.parts}
+    changed = {file for file in files if (folder / file).read_bytes() != (ROOT / file).read_bytes()}
+    assert changed == {MODULE, ROWS, "docs/layers.md", "specs/netc.schema.json"}
 
 
 def test_the_pages_and_the_schema_have_it(folder: Path) -> None:

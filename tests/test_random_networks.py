@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
@@ -19,24 +19,28 @@ from netc.grad import engine
 from netc.grad.engine import Table, gradients
 from netc.grad.table import VJP
 from netc.layers import LAYERS
-from netc.layers.base import Metric
+from netc.layers.base import Layer, Metric
 from netc.layers.context import StateTensor
 from netc.network import lower
 from netc.rewrite.passes import Target, optimize_step
 from netc.spec.load import Loaded, load
 from netc.spec.text import parse_tree
 from tests import random_layers, random_losses  # noqa: F401 (importing registers what can be drawn)
+from tests.cases.domains import BATCH
 from tests.oracle import TARGETS, Arrays, mutant, ort_runner, to_model
-from tests.random_networks import LAYER_PROPOSALS, LOSS_PROPOSALS, Declared, Generator
+from tests.random_networks import LAYER_PROPOSALS, LOSS_PROPOSALS, ROW_PROPOSALS, Declared, Generator
+from tests.random_rows import of_row
 from tests.random_smaller import at, places, shrunk
 from tests.random_values import drawn, moment_of
 from tests.torch_layers import Evaluated, evaluate
-from tests.torch_layers_base import TWINS
+from tests.torch_layers_base import TWINS, Run, Tensor
+from tests.torch_layers_rows import ONLY_ROWS, by_row, stands
 
 Engine = Callable[..., dict[ir.Value, ir.Value]]
 
 NETWORKS = 500
 EVALUATED = range(0, NETWORKS, 5)
+WITH_ROWS = 8  # for each type of layer; the oracles of rows may be for batches of one size
 # Float32 through some ten layers, each of which may enlarge rounding (6e-8) several times; 100 times less than a rule
 # that is wrong by 1 %.
 BOUND = 1e-4
@@ -191,11 +195,11 @@ def _error(actual: np.ndarray, expected: np.ndarray, least: float) -> float:
     return float(np.abs(actual - expected).max()) / scale
 
 
-def evaluation_of(seed: int, spec: Declared) -> Outcome:
-    """Compare the programs for evaluation and inference, of a batch of another size."""
+def evaluation_of(seed: int, spec: Declared, size: int = 5) -> Outcome:
+    """Compare the programs for evaluation and inference, of a batch of another size unless one is given."""
     declared = loaded(spec)
     artifact = build(declared)
-    batch, state = batch_of(seed, spec, 5), state_of(seed, artifact.state)
+    batch, state = batch_of(seed, spec, size), state_of(seed, artifact.state)
     by_torch, _ = in_torch(seed, declared, batch, train=False)
     programs, models = artifact.programs, artifact.models()
     fold = ort_runner(models["fold"])(state) if programs["fold"].outputs else {}
@@ -225,42 +229,43 @@ def attempt(seed: int, spec: Declared, check: Check = outcome_of) -> Outcome:
         return Outcome(math.inf, {}, broken=f"{type(error).__name__}: {error}")
 
 
-def report(seed: int, check: Check = outcome_of) -> str:
-    """Return what is wrong with the network of a seed, and the smallest spec that shows the like."""
-    first = attempt(seed, spec_of(seed), check)
-    spec = shrunk(spec_of(seed), lambda candidate: attempt(seed, candidate, check).kind == first.kind)
+def report(seed: int, check: Check = outcome_of, spec: Declared | None = None) -> str:
+    """Return what is wrong with a network, that of the seed unless given, and the smallest spec that shows the like."""
+    spec = spec_of(seed) if spec is None else spec
+    first = attempt(seed, spec, check)
+    spec = shrunk(spec, lambda candidate: attempt(seed, candidate, check).kind == first.kind)
     text = yaml.safe_dump(spec, sort_keys=False, default_flow_style=None)
     return f"seed {seed}: {first.message}\nsmaller: {attempt(seed, spec, check).message}\n{text}"
 
 
-def types_of(seed: int) -> list[str]:
+def types_of(spec: Declared) -> list[str]:
     """Return the types of the layers of a network."""
-    spec = spec_of(seed)
     return [at(spec, place)["type"] for place in places(spec)]
 
 
 # ------------------------------------------------------------------------------------------------------------- tests
 
 
-def test_every_registered_layer_has_a_twin() -> None:
+def test_every_registered_layer_has_a_twin_or_a_row() -> None:
     assert TWINS.keys() == LAYERS.members.keys()
+    assert all(stands(kind) for kind in ONLY_ROWS)
 
 
 def test_every_type_can_be_drawn() -> None:
     metrics = {name for name, cls in LAYERS.members.items() if issubclass(cls, Metric)}
-    assert LAYER_PROPOSALS.keys() | LOSS_PROPOSALS.keys() | metrics == LAYERS.members.keys()
+    assert LAYER_PROPOSALS.keys() | LOSS_PROPOSALS.keys() | metrics | set(ONLY_ROWS) == LAYERS.members.keys()
 
 
 def test_every_type_appears_in_several_networks() -> None:
     found: Counter[str] = Counter()
     for seed in range(NETWORKS):
         spec = spec_of(seed)
-        found.update(set(types_of(seed)))
+        found.update(set(types_of(spec)))
         found.update({key for place in places(spec) for key in at(spec, place) if key in FEATURES})
         found.update({key for place in places(spec) for entry in at(spec, place).get("param", []) for key in entry})
         found["fuse"] += "fuse" in spec
-    rare = {name: found[name] for name in [*LAYERS.members, *FEATURES, "fuse", "name", "l1", "l2"] if found[name] < 5}
-    assert not rare
+    wanted = [*(LAYERS.members.keys() - ONLY_ROWS), *FEATURES, "fuse", "name", "l1", "l2"]
+    assert not {name: found[name] for name in wanted if found[name] < 5}
 
 
 def test_losses_metrics_statistics_and_gradients_agree_with_pytorch() -> None:
@@ -283,6 +288,54 @@ def test_evaluation_and_inference_agree_with_pytorch() -> None:
     assert sum(not outcome.counts for outcome in outcomes.values()) < 0.2 * len(EVALUATED)
 
 
+# --------------------------------------------------------------------------------------- rows in the place of twins
+
+
+def stand_in(kind: str, monkeypatch: pytest.MonkeyPatch, factor: float = 1.0) -> None:
+    """Let rows draw and compute a type, times a factor; its own twin, if it has one, computes what no row declares."""
+    own = TWINS[kind]
+
+    def computed(layer: Layer, run: Run, x: Sequence[Tensor]) -> Tensor:
+        try:
+            return by_row(layer, run, x) * factor
+        except LookupError:
+            if kind in ONLY_ROWS:
+                raise
+            return own(layer, run, x)
+
+    monkeypatch.setitem(TWINS, kind, computed)
+    monkeypatch.setitem(ROW_PROPOSALS, kind, of_row)
+
+
+@pytest.mark.parametrize("kind", [*ONLY_ROWS, "PReLU", "BatchNorm", "Eltwise", "HingeLoss", "Accuracy"])
+def test_layers_agree_with_their_rows(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(kind, monkeypatch)
+    specs = {seed: Generator(seed, BATCH).spec(kind) for seed in range(WITH_ROWS)}
+    assert sum(kind in types_of(spec) for spec in specs.values()) > 0.7 * WITH_ROWS
+    compared = 0
+    for seed, spec in specs.items():
+        train = partial(outcome_of, compiler=Compiler(target=TARGETS[seed % len(TARGETS)]))
+        for check in (train, partial(evaluation_of, size=BATCH)):
+            outcome = attempt(seed, spec, check)
+            assert not outcome.message, report(seed, check, spec)
+            compared += outcome.counts
+    assert compared > 0.7 * 2 * WITH_ROWS
+
+
+@pytest.mark.parametrize("kind", ["PReLU", "Accuracy"])
+def test_a_layer_unlike_its_row_is_found(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(kind, monkeypatch, factor=1.01)
+    outcomes = (attempt(seed, Generator(seed, BATCH).spec(kind)) for seed in range(WITH_ROWS))
+    assert any(outcome.kind == WRONG for outcome in outcomes)
+
+
+@pytest.mark.parametrize("kind", ["GaussianNoise", "Embed", "Slice", "Silence", "ConfusionMatrix"])
+def test_what_no_row_can_stand_in_for_is_said(kind: str) -> None:
+    """Randomness, inputs that are no numbers, several tops, none, and a count instead of a mean."""
+    with pytest.raises(LookupError, match=f"{kind} has neither a PyTorch twin nor a row that could be one: add to"):
+        stands(kind)
+
+
 # --------------------------------------------------------------------------------------------- the checks are checked
 
 
@@ -297,7 +350,7 @@ def scaled(op: str, index: int) -> Table:
 
 def first_found(check: Check, kind: str | None = None, among: int = 12) -> int | None:
     """Return the first seed whose network shows a fault, of so many that have a layer of some type."""
-    seeds = [seed for seed in range(NETWORKS) if kind is None or kind in types_of(seed)][:among]
+    seeds = [seed for seed in range(NETWORKS) if kind is None or kind in types_of(spec_of(seed))][:among]
     return next((seed for seed in seeds if attempt(seed, spec_of(seed), check).kind == WRONG), None)
 
 

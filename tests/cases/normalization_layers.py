@@ -190,6 +190,18 @@ NORMALIZATION_CASES: list[LayerCase] = [
         WHOLE,
         lambda t, train: within(t["image"], 3, 2.0, 0.75),
     ),
+    layer(
+        "wider than the channels",
+        {"type": "LRN", "local_size": 7, "alpha": 2},
+        WHOLE,
+        lambda t, train: F.local_response_norm(t["image"], 7, 2.0, 0.75, 1.0),
+    ),
+    layer(
+        "within channels, wider than the plane",
+        {"type": "LRN", "local_size": 13, "alpha": 2, "norm_region": "within_channel"},
+        WHOLE,
+        lambda t, train: within(t["image"], 13, 2.0, 0.75),
+    ),
     layer("", {"type": "Scale"}, WHOLE, lambda t, train: t["image"] * t["it.weight"].reshape(2, 1, 1)),
     layer(
         "two axes, bias",
