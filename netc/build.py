@@ -9,7 +9,7 @@ import onnx_ir as ir
 from netc.emit import Artifact, Entry, Program
 from netc.errors import Diagnostic, SpecError
 from netc.graph.verify import verify
-from netc.layers.base import Phase
+from netc.layers.base import Metric, Phase
 from netc.network import Count, Network, Term, lower
 from netc.rewrite.fold import fold_batch_normalization, split
 from netc.rewrite.passes import Target, clean, optimize_step
@@ -76,17 +76,40 @@ def lower_phases(loaded: Loaded, dtype: ir.DataType = FLOAT) -> tuple[Network, N
     if not any(tensor.role == "parameter" for tensor in training.net.state.values()):
         message = "no layer has a parameter, so there is nothing to train; add one, such as an InnerProduct"
         raise SpecError([loaded.at(("layers",), message, key=True)])
+    compare_phases(loaded, training, testing)
+    known = set(map(str, training.warnings))
+    training.warnings += [warning for warning in testing.warnings if str(warning) not in known]
+    return training, testing
+
+
+def compare_phases(loaded: Loaded, training: Network, testing: Network) -> None:
+    """Refuse what one name means in one phase and not in the other; warn of what only evaluation learns of.
+
+    Raises:
+        SpecError: a layer whose parameters, or a loss or metric whose kind, differ between the phases.
+    """
+    places = {placed.layer.name: placed.path for placed in testing.placed}
+    mistakes: list[Diagnostic] = []
     for name, tensor in testing.net.state.items():
-        other = training.net.state.get(name, tensor)
-        if other.shape != tensor.shape:
-            layer = tensor.layer
-            place = next(placed.path for placed in testing.placed if placed.layer.name == layer)
+        layer, suffix = tensor.layer, name.rsplit(".", 1)[-1]
+        other = training.net.state.get(name)
+        if other is None and tensor.role == "parameter":
+            message = f"{layer}: its {suffix} has no part in the train phase, so that it stays as it is drawn"
+            training.warnings.append(loaded.at(places[layer], message))
+        elif other is not None and other.shape != tensor.shape and not mistakes:  # later layers only follow
             message = (
-                f"{layer}: its {name.rsplit('.', 1)[-1]} has the shape {list(tensor.shape)} in the test phase and "
+                f"{layer}: its {suffix} has the shape {list(tensor.shape)} in the test phase and "
                 f"{list(other.shape)} in the train phase; both phases must use the same parameters"
             )
-            raise SpecError([loaded.at(place, message)])
-    return training, testing
+            mistakes.append(loaded.at(places[layer], message))
+    kinds = {term.name: term.kind for term in training.terms}
+    measured: list[Term | Count] = [*testing.terms, *testing.counts]
+    for tested in measured:
+        if tested.layer is not None and kinds.get(tested.name, tested.kind) != tested.kind:
+            message = f"{tested.name}: is a {kinds[tested.name]} while training and a {tested.kind} while testing"
+            mistakes.append(loaded.at(places[tested.layer], f"{message}; give one of them another name"))
+    if mistakes:
+        raise SpecError(mistakes)
 
 
 def train_program(loaded: Loaded, network: Network, target: Target, dtype: ir.DataType) -> Program:
@@ -185,7 +208,8 @@ def ignored_labels(network: Network, name: str) -> list[int]:
     """Return the values of a label input that no loss or metric counts, so that they need be no class."""
     ignored: set[int | None] = set()
     for placed in network.placed:
-        if placed.layer.takes_labels and placed.bottoms[-1] == name:
+        counts = isinstance(placed.layer, Metric) and placed.layer.counts  # what is no class, these leave out anyway
+        if placed.layer.takes_labels and placed.bottoms[-1] == name and not counts:
             ignored.add(placed.layer.ignored)
     return [label for label in ignored if label is not None] if len(ignored) == 1 else []
 

@@ -20,7 +20,7 @@ from pydantic_core.core_schema import (
     simple_ser_schema,
 )
 
-from netc.caffe_words import instead
+from netc.caffe_words import instead, type_instead
 from netc.errors import did_you_mean, near
 
 T = TypeVar("T", bound="Declared")
@@ -161,8 +161,10 @@ class Family(Generic[T]):
             raise mistake(f'this {self.kind} has no "{self.key}"{did_you_mean("", self.members)}')
         chosen = (self.members.get(name) or self._refused.get(name)) if isinstance(name, str) else None
         if chosen is None:
-            nearest = did_you_mean(name if isinstance(name, str) else "", self.members)
-            unknown = mistake(f"unknown {self.kind} {self.key} {shown(name)}{nearest}")
+            word = name if isinstance(name, str) else ""
+            hint = type_instead(word) if self.kind == "layer" else None
+            remedy = f"; {hint}" if hint else did_you_mean(word, self.members)
+            unknown = mistake(f"unknown {self.kind} {self.key} {shown(name)}{remedy}")
             line = InitErrorDetails(type=unknown, loc=(self.key,), input=name)
             raise ValidationError.from_exception_data(self.kind, [line])
         return chosen.model_validate(value)

@@ -154,7 +154,7 @@ def _type_name(tensor: StateTensor) -> str:
 
 
 def _little_endian(array: np.ndarray) -> memoryview:
-    return array.astype(array.dtype.newbyteorder("<"), copy=False).data
+    return array.astype(array.dtype.newbyteorder("<"), order="C", copy=False).data
 
 
 def interface(program: Program) -> Entry:

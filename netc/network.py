@@ -119,6 +119,7 @@ class _Lowering:
         self._network = Network(self._net, placed=self._wiring.placed)
         self._too_few: set[tuple[str | None, ...]] = set()  # scores and labels reported as not fitting
         self._parts: list[tuple[ir.Value, ir.Value | float]] = []  # of the total: what a loss adds, and its weight
+        self._means: list[ir.Value] = []  # what the means that the total adds up weigh
 
     def run(self) -> Network:
         """Lower everything, then raise all mistakes at once."""
@@ -272,6 +273,8 @@ class _Lowering:
             if placed.sides and placed.sides[-1].threshold is not None:
                 value = g.Relu(value - placed.sides[-1].threshold)
         self._parts.append((value, weight))
+        if isinstance(weight, ir.Value) or weight > 0.0:
+            self._means.append(mean.weight)
 
     def _penalties(self) -> None:
         """Add the penalties of parameters to the objective, one term a layer."""
@@ -305,14 +308,20 @@ class _Lowering:
         if total is None:
             message = "every loss has the weight 0, so there is nothing to train; give one a loss_weight"
             raise SpecError([self._loaded.at(("layers",), message, key=True)])
-        first = next(iter(self._network.batch.values()))
         with g.origin(Origin("total")):
-            self._network.terms.insert(0, Term("total", "total", None, Mean(total, self._net.batch_count(first))))
+            # Means that weigh alike add up exactly over a split; else a batch counts by its samples.
+            samples = self._net.batch_count(next(iter(self._network.batch.values())))
+            weight = self._means[0] if len(self._means) == 1 else samples
+            self._network.terms.insert(0, Term("total", "total", None, Mean(total, weight)))
 
     def _collect_outputs(self) -> None:
         """Find the tops that inference returns; a model of nothing but weighed layers returns the last of those."""
         minimised = self._wiring.only_minimised
         self._network.outputs += self._outputs(minimised) or self._outputs(frozenset())
+        if not self._network.outputs:
+            silences = [placed.path for placed in self._wiring.placed if not placed.layer.tops]
+            message = "the model has no output: Silence reads whatever no layer continues from; leave one top to it"
+            raise SpecError([self._loaded.at((silences or [("layers",)])[-1], message)])
 
     def _outputs(self, without: Set[str]) -> list[Output]:
         """Return the tops of inference that only objectives, or the layers `without`, read."""
@@ -322,7 +331,9 @@ class _Lowering:
             if placed.layer.name not in offered or placed.is_companion or name not in self._network.tops:
                 continue
             readers = [r for r in self._wiring.readers(name) if r.layer.name in kept or not r.is_companion]
-            if all(reader.is_objective or reader.layer.name in without for reader in readers):
+            objectives = [reader for reader in readers if reader.is_objective]
+            is_target = bool(objectives) and all(reader.bottoms[0] != name for reader in objectives)
+            if not is_target and all(r.is_objective or r.layer.name in without for r in readers):
                 losses = [r.layer for r in readers if isinstance(r.layer, Loss) and r.bottoms[0] == name]
                 activation = next((loss.activation for loss in losses), None)
                 value = self._network.tops[name]
@@ -365,7 +376,8 @@ class _Lowering:
         """Warn of a reader of labels that counts what is no class and another one ignores."""
         for name, declared in self._loaded.spec.inputs.items():
             readers = [p for p in self._wiring.readers(name) if p.layer.takes_labels and p.bottoms[-1] == name]
-            ignoring = {p.layer.ignored: p.layer.name for p in readers if p.layer.ignored is not None}
+            readers = [p for p in readers if not (isinstance(p.layer, Metric) and p.layer.counts)]
+            ignoring = {p.layer.ignored: p.layer.name for p in reversed(readers) if p.layer.ignored is not None}
             for label, layer in ignoring.items():
                 if 0 <= label < (declared.classes or 0):
                     continue

@@ -120,7 +120,15 @@ class _Wirer:
         if spec.fuse is not None:
             self._fuse(spec.fuse, visible)
         if not any(_gives_loss(p.layer) and not p.is_companion for p in self._wiring.placed):
-            self._report(("layers",), self._no_loss(), key=True)
+            fused = spec.fuse.layers if spec.fuse is not None else []
+            remedy = "nothing to train; end the layers with one, such as {name: loss, type: SoftmaxWithLoss}"
+            message = self._without_loss("the spec", [*spec.layers, *fused], f", so there is {remedy}")
+            self._report(("layers",), message, key=True)
+        for name, place in self._known.items():
+            above = next((shared for shared in self._shared if name.startswith(f"{shared}/")), None)
+            if above is not None:
+                message = f'"{name}" could be the solver\'s memory of the parameter "{above}"; rename one of them'
+                self._report(place, message)
         return self._wiring
 
     def _fuse(self, fuse: Side, visible: set[str]) -> None:
@@ -130,21 +138,21 @@ class _Wirer:
             if placed.sides and isinstance(placed.layer, Loss) and placed.bottoms[0] is not None:
                 scores.setdefault(id(placed.sides[-1]), placed.bottoms[0])
         if len(scores) < 2 and not any(isinstance(placed.layer, Unknown) for placed in self._wiring.placed):
-            message = f"fuse: needs at least 2 sides that end in a loss to fuse, got {len(scores)}"
+            message = f"fuse: needs at least 2 sides that end in a loss in the {self._phase} phase, got {len(scores)}"
             self._report(("fuse",), f"{message}; declare them with side:", key=True)
             return
         before, inside = len(self._wiring.placed), visible | self._hidden.keys()
         self._layers(fuse.layers, ("fuse", "layers"), inside, list(scores.values()), (fuse,), fused=True)
         if not any(_gives_loss(placed.layer) for placed in self._wiring.placed[before:]):
-            remedy = "end its layers with one, as the sides do"
-            self._report(("fuse",), f"fuse: the head has no loss; {remedy}", key=True)
+            message = self._without_loss("the head", fuse.layers, "; end its layers with one, as the sides do")
+            self._report(("fuse",), f"fuse: {message}", key=True)
 
-    def _no_loss(self) -> str:
-        elsewhere = next((layer for layer in self._loaded.spec.layers if layer.is_loss), None)
-        if elsewhere is not None:
-            return f"the spec has no loss in the {self._phase} phase; remove the include of {elsewhere.name}"
-        remedy = "end the layers with one, such as {name: loss, type: SoftmaxWithLoss}"
-        return f"the spec has no loss, so there is nothing to train; {remedy}"
+    def _without_loss(self, what: str, layers: Sequence[Layer], remedy: str) -> str:
+        """Say that a list of layers has no loss, or which one it has in the other phase alone."""
+        elsewhere = next((layer for layer in layers if layer.is_loss), None)
+        if elsewhere is None:
+            return f"{what} has no loss{remedy}"
+        return f"{what} has no loss in the {self._phase} phase; remove the include of {elsewhere.name}"
 
     def _layers(
         self,
@@ -160,8 +168,12 @@ class _Wirer:
             here = (*path, index)
             if layer.include is not None and layer.include.phase != self._phase:
                 continue
-            if isinstance(layer, Metric) and layer.counts and self._phase == "train":
-                continue
+            if isinstance(layer, Metric) and layer.counts:
+                if layer.include is not None and layer.include.phase == "train":
+                    message = f"{layer.name}: {layer.type} is made of a whole test split; remove its include"
+                    self._report((*here, "include"), message)
+                if self._phase == "train":
+                    continue
             self._check_names(layer, here)
             bottoms = self._bottoms(layer, here, visible, above)
             if not self._names_of_parameters_fit(layer, here):
@@ -191,8 +203,9 @@ class _Wirer:
         before = len(self._wiring.placed)
         self._layers(owner.side.layers, (*path, "side", "layers"), inside, owner.name, (*sides, owner.side))
         if not any(_gives_loss(placed.layer) for placed in self._wiring.placed[before:]):
-            remedy = "end its layers with one, such as {type: SoftmaxWithLoss}"
-            self._report((*path, "side"), f"the side of {owner.name} has no loss; {remedy}", key=True)
+            remedy = "; end its layers with one, such as {type: SoftmaxWithLoss}"
+            message = self._without_loss(f"the side of {owner.name}", owner.side.layers, remedy)
+            self._report((*path, "side"), message, key=True)
         self._hidden |= dict.fromkeys(inside - visible, owner.name)
 
     def _check_names(self, layer: Layer, path: Path) -> None:
@@ -264,7 +277,7 @@ class _Wirer:
             reason = f'"{name}" is the layer itself'
         elif name in self._shared:
             reason = f'"{name}" is a parameter; name the layer that it belongs to'
-        elif given := next((p for p in _all_layers(self._loaded.spec.layers) if name in (p.name, *p.tops)), None):
+        elif given := next((p for p in self._all_layers() if name in (p.name, *p.tops)), None):
             reason = f'"{name}" stands below this layer; layers go from top to bottom'
             if given.include is not None and given.include.phase != self._phase:
                 reason = f'"{name}" is not part of the {self._phase} phase; remove its include'
@@ -272,6 +285,11 @@ class _Wirer:
             reason = f'unknown bottom "{name}"{did_you_mean(name, visible)}'
         self._report((*path, "bottom"), f"{layer.name}: {reason}")
         return False
+
+    def _all_layers(self) -> list[Layer]:
+        """Return all layers of the spec, in sides and in both phases."""
+        spec = self._loaded.spec
+        return _all_layers([*spec.layers, *(spec.fuse.layers if spec.fuse is not None else ())])
 
     def _report(self, path: Path, message: str, key: bool = False) -> None:
         self._wiring.diagnostics.append(self._loaded.at(path, message, key=key))

@@ -250,7 +250,7 @@ BAD_SPECS: list[tuple[str, list[tuple[str, str]], list[str]]] = [
     ("labels as image", [(POOL, "{type: ReLU, bottom: label}")], ['11:26: relu1: "label" holds class labels, which ReLU does not compute with']),
     ("labels as scores", [("[ip, label]", "[label, ip]")], ['14:46: accuracy: "label" holds class labels, which Accuracy takes after the scores: [scores, labels]']),
     ("image as labels", [("[ip, label]", "[ip, image]")], ['14:46: accuracy: "image" holds 1x8x8 values a sample, but Accuracy takes class labels last; give "label"']),
-    ("scores of a plane", [(LOSS, LOSS[:-1] + ", bottom: [conv, label]}")], ["13:49: loss: needs one score a class, got 4x6x6 a sample; put an InnerProduct before it"]),
+    ("scores of a plane", [(LOSS, LOSS[:-1] + ", bottom: [conv, label]}")], ["13:49: loss: needs one score a class, got 4x6x6 a sample; put an InnerProduct before it, or give the labels their shape, [6, 6]"]),
     ("vector into a convolution", [("[1, 8, 8]", "[8]")], ["10:5: conv: Convolution needs channels and one to three spatial axes, got 8 a sample"]),
     ("no loss", [(f"  - {LOSS}\n", "")], ["9:1: the spec has no loss, so there is nothing to train; end the layers with one, such as {name: loss, type: SoftmaxWithLoss}"]),
     ("no loss in a phase", [(LOSS, LOSS[:-1] + ", include: {phase: train}}")], ["9:1: the spec has no loss in the test phase; remove the include of loss"]),
@@ -448,7 +448,7 @@ BAD_DATA: list[tuple[str, list[str], int, str]] = [
     ("shape with a remedy", ["inputs.image.shape=[1, 28, 28]"], 2, 'the data source gives "image" as [1, 8, 8], the input "image" is declared as [1, 28, 28]; ' "set data.resize: [28, 28]"),
     ("channels", ["inputs.image.shape=[3, 8, 8]"], 2, 'the data source gives "image" as [1, 8, 8], the input "image" is declared as [3, 8, 8]; ' "declare the input with shape: [1, 8, 8]"),
     ("resize beyond all memory", ["data.resize=[100000, 100000]"], 2, "data.resize: 1437 images resized to [100000, 100000] would take 53532 GiB of memory, the limit is 16; choose a smaller size"),
-    ("labels beyond the classes", ["inputs.label.classes=5"], 2, "sample 2 of the train split has the label 8, but the spec declares 5 classes (0 to 4); correct `classes` of the input"),
+    ("labels beyond the classes", ["inputs.label.classes=5"], 2, "sample 2 of the train split has the label 8, but the spec declares 5 classes (0 to 4); correct `classes` of the input, or give every loss and metric of it that ignore_label"),
     ("batch larger than the data", ["data.batch_size=2000"], 2, "data.batch_size: the training split has 1437 samples, fewer than one batch of 2000; choose a batch_size of at most 1437"),
 ]  # fmt: skip
 
@@ -472,7 +472,7 @@ BAD_IDX: list[tuple[str, Callable[[Path], object], int, str]] = [
     ("truncated header", lambda folder: truncate(folder / "train-labels-idx1-ubyte", 6), 1, "mnist/train-labels-idx1-ubyte is truncated: a header of 8 bytes expected, 6 found"),
     ("of another format", lambda folder: (folder / "train-images-idx3-ubyte").write_text("JPEG and more"), 1, "mnist/train-images-idx3-ubyte is not an IDX file of unsigned bytes with 3 axes: it should begin with 00 00 08 03, not 4a 50 45 47"),
     ("claims more than memory", lambda folder: (folder / "train-images-idx3-ubyte").write_bytes(bytes((0, 0, 8, 3)) + b"\xff" * 12), 1, f"mnist/train-images-idx3-ubyte claims {(2**32 - 1) ** 3} bytes of data, the limit is 2147483648"),
-    ("label out of range", lambda folder: write_idx(folder / "t10k-labels-idx1-ubyte", np.full(20, 11)), 2, "sample 0 of the test split has the label 11, but the spec declares 10 classes (0 to 9); correct `classes` of the input"),
+    ("label out of range", lambda folder: write_idx(folder / "t10k-labels-idx1-ubyte", np.full(20, 11)), 2, "sample 0 of the test split has the label 11, but the spec declares 10 classes (0 to 9); correct `classes` of the input, or give every loss and metric of it that ignore_label"),
     ("of different lengths", lambda folder: write_idx(folder / "train-labels-idx1-ubyte", np.zeros(39)), 1, "mnist/train-images-idx3-ubyte holds 40 images but mnist/train-labels-idx1-ubyte holds 39 labels; they must be of one set"),
     ("missing", lambda folder: (folder / "t10k-labels-idx1-ubyte").unlink(), 2, "--set data.path=mnist: mnist lacks t10k-labels-idx1-ubyte (each plain or with .gz)"),
 ]  # fmt: skip

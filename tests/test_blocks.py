@@ -170,6 +170,23 @@ def test_a_layer_whose_type_is_a_parameter_is_named_after_the_parameter() -> Non
     assert names == ["x/in", "x/kind1", "x/kind2", "x"]
 
 
+def test_a_use_with_the_name_of_a_layer_inside() -> None:
+    block = "blocks: {b: {layers: [{name: conv, type: X, bottom: $in}, {name: s, type: Y, bottom: [conv, $in]}]}}\n"
+    layers = expanded(block + "layers: [{name: conv, block: b}]\n")
+    assert [layer["name"] for layer in layers] == ["conv/in", "conv/conv", "conv/s", "conv"]
+    assert layers[1]["bottom"] == "conv/in"
+    assert layers[2]["bottom"] == ["conv/conv", "conv/in"]
+
+
+def test_the_include_of_a_use_meets_those_inside() -> None:
+    inside = "{name: a, type: X, include: {phase: test}}"
+    block = f"blocks: {{b: {{layers: [{inside}, {{name: c, type: Y}}]}}}}\n"
+    both = expanded(block + "layers: [{name: u, block: b, include: {phase: test}}]\n")
+    assert all(layer["include"] == {"phase": "test"} for layer in both)
+    (message,) = mistakes(block + "layers: [{name: u, block: b, include: {phase: train}}]\n")
+    assert "the use of the block has another include, so that this layer never takes part" in message
+
+
 def test_a_side_of_a_use_branches_off_behind_it() -> None:
     side = "side: {layers: [{name: loss, type: SoftmaxWithLoss}, {name: in_side, block: tail}]}"
     tail = "  tail: {layers: [{name: l, type: SoftmaxWithLoss}]}\n"

@@ -90,6 +90,7 @@ def test_the_nearest_common_ancestor_counts() -> None:
             "finds no layer or input that both bottoms come from",
         ),
         ([conv("a", pad=0)], "reach outside"),
+        ([{"name": "a", "type": "InnerProduct", "axis": 3, "num_output": 48}], "finds no layer or input"),
     ],
 )
 def test_what_cannot_be_aligned(layers: list[dict[str, Any]], sentence: str) -> None:

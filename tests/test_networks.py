@@ -206,3 +206,69 @@ def test_inference_without_parameters_has_nothing_to_fold(tmp_path: Path) -> Non
     artifact = compiled(side + cut + loss)
     write(artifact, tmp_path / "artifact")
     assert fold(ArtifactOnDisk.load(tmp_path / "artifact"), artifact.initial_state(), Host("cpu", 1)) == {}
+
+
+# --------------------------------------------------------------------------------------------- names and phases
+
+
+def test_a_name_below_a_shared_parameter_could_be_its_memory() -> None:
+    shared = "  - {name: a, type: InnerProduct, num_output: 16, bias_term: false, param: [{name: w/velocity}]}\n"
+    other = "  - {name: b, type: InnerProduct, num_output: 16, bias_term: false, param: [{name: w}]}\n"
+    assert refused(shared + other + IP + LOSS) == [
+        '"w/velocity" could be the solver\'s memory of the parameter "w"; rename one of them'
+    ]
+
+
+def test_a_model_needs_an_output() -> None:
+    (message,) = refused(IP + LOSS + "  - {type: Silence, bottom: ip}\n")
+    assert message.startswith("the model has no output: Silence reads whatever no layer continues from")
+
+
+def test_one_name_is_one_kind_in_both_phases() -> None:
+    both = "".join(
+        f"  - {{name: m, type: {kind}, bottom: [ip, label], include: {{phase: {phase}}}}}\n"
+        for kind, phase in (("Accuracy", "train"), ("MeanIoU", "test"))
+    )
+    (message,) = refused(IP + LOSS + both)
+    assert message == "m: is a accuracy while training and a mean_iou while testing; give one of them another name"
+
+
+def test_what_only_testing_has_is_warned_of() -> None:
+    layer = "  - {name: t, type: InnerProduct, num_output: 16, include: {phase: test}}\n"
+    warnings = [warning.message for warning in compiled(layer + IP + LOSS).warnings]
+    assert warnings == [
+        "t: its weight has no part in the train phase, so that it stays as it is drawn",
+        "t: its bias has no part in the train phase, so that it stays as it is drawn",
+    ]
+    softmax = "  - {name: p, type: Softmax, bottom: ip}\n  - {name: e, type: SoftmaxWithLoss, include: {phase: test}}\n"
+    assert any("e: SoftmaxWithLoss applies a softmax itself" in str(w) for w in compiled(IP + LOSS + softmax).warnings)
+
+
+def test_a_metric_that_counts_is_none_of_training() -> None:
+    metric = "  - {name: m, type: MeanIoU, bottom: [ip, label], include: {phase: train}}\n"
+    assert refused(IP + LOSS + metric) == ["m: MeanIoU is made of a whole test split; remove its include"]
+
+
+def test_a_side_whose_loss_is_of_another_phase() -> None:
+    loss = "{name: l, type: SoftmaxWithLoss, include: {phase: train}}"
+    side = f"  - {{name: h, type: InnerProduct, num_output: 3, side: {{layers: [{loss}]}}}}\n"
+    assert refused(side + IP + LOSS) == ["the side of h has no loss in the test phase; remove the include of l"]
+
+
+def test_the_total_of_one_loss_is_that_loss_over_a_split() -> None:
+    artifact = compiled(IP + LOSS.replace("}", ", ignore_label: 2}"))
+    model = artifact.models()["eval"]
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    rng = np.random.default_rng(5)
+    feed = {name: value for name, value in artifact.initial_state().items() if name in ("ip.weight", "ip.bias")}
+    feed["image"] = rng.normal(size=(4, 1, 4, 4)).astype(np.float32)
+    for labels in ([0, 1, 2, 2], [2, 2, 2, 2]):
+        outputs = session.run(["total.weight", "loss.weight"], {**feed, "label": np.array(labels, np.int32)})
+        assert float(outputs[0]) == float(outputs[1]) == labels.count(0) + labels.count(1)
+
+
+def test_a_target_of_a_loss_is_no_output() -> None:
+    code = "  - {name: code, type: InnerProduct, num_output: 4}\n  - {name: d, type: InnerProduct, num_output: 16}\n"
+    flat = "  - {name: flat, type: Flatten, bottom: image}\n"
+    artifact = compiled(code + flat + "  - {name: e, type: EuclideanLoss, bottom: [d, flat]}\n")
+    assert [y.name for y in artifact.programs["infer"].graph.outputs] == ["d"]

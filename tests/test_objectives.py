@@ -282,7 +282,7 @@ def test_the_sides_of_blocks_are_fused() -> None:
 @pytest.mark.parametrize(
     ("layers", "fuse", "sentence"),
     [
-        ([IP, LOSS], HEAD, "fuse: needs at least 2 sides that end in a loss to fuse, got 0"),
+        ([IP, LOSS], HEAD, "fuse: needs at least 2 sides that end in a loss in the train phase, got 0"),
         ([TWO_SIDES[0], {**IP, "bottom": "one"}, LOSS], HEAD, "got 1"),
         (TWO_SIDES, {"layers": [{"name": "fuse", "type": "WeightedSum"}]}, "fuse: the head has no loss"),
         (TWO_SIDES, {"layers": [{"type": "ReLU"}, HEAD["layers"][1]]}, "ReLU takes one bottom, got 2"),

@@ -72,8 +72,9 @@ class Include(Declared):
 class ParamSpec(Declared):
     """What holds for one parameter; the i-th entry is for the layer's i-th parameter, weight before bias.
 
-    Parameters with one `name` are one tensor: the first layer that has it fills it, its gradients add up. The
-    penalties `l1 * sum |w| + l2 * sum w^2` are part of the objective; weight decay, in contrast, is the solver's.
+    Parameters with one `name` are one tensor: the first layer that has it fills it, its gradients add up. The name is
+    as it stands also inside a block, so that all uses of that share it. The penalties `l1 * sum |w| + l2 * sum w^2` are
+    part of the objective; weight decay, in contrast, is the solver's.
 
     Example: - {type: InnerProduct, num_output: 32, param: [{lr_mult: 1.0}, {lr_mult: 2.0, decay_mult: 0.0}]}
     """
@@ -157,7 +158,8 @@ AnyLayer = Annotated[Layer, LAYERS]
 class Side(Declared):
     """A companion objective (deep supervision): layers that branch off here while training and end in a loss.
 
-    Below `threshold` a loss of the side no longer counts: the total has loss_weight * max(0, loss - threshold).
+    Below `threshold` a loss of the side no longer counts: the total has loss_weight * max(0, loss - threshold). Weights
+    of sides inside sides multiply; the threshold is that of the innermost one alone.
 
     Example:
         - name: conv1

@@ -98,8 +98,11 @@ class Context:
                 f"{'x'.join(map(str, shape))} has {len(shape)}; use another one",
                 f"{suffix}_filler" if f"{suffix}_filler" in type(layer).model_fields else None,
             )
-        if suffix == "weight" and shape[0] > 1 and isinstance(filler, Constant) and filler.value == 0.0:
-            self._warnings.append("all weights start at 0, so its units can never differ; use another weight_filler")
+        is_matrix = suffix == "weight" and len(shape) > 1 and shape[0] > 1
+        if is_matrix and isinstance(filler, Constant) and filler.value == 0.0:
+            self._warnings.append(
+                "all weights start at 0, so that units of a hidden layer can never differ; use another weight_filler"
+            )
         self._learned = learned
         return self._declare(
             StateTensor(name, self.g.dtype, tuple(shape), "parameter", filler, layer.name, spec),

@@ -15,6 +15,7 @@ import onnx_ir as ir
 from netc.graph import Site, constant_value, shape_of
 
 _WINDOWS = ("Conv", "MaxPool", "AveragePool")
+_MIXES = ("MatMul", "Gemm", "Reshape", "Gather")  # what may keep the size of a plane and moves its elements
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,9 @@ def _map_of(node: ir.Node, index: int) -> Map | None:
         return None if widths is None else tuple(AxisMap(shift=Fraction(int(n))) for n in widths[2 : 2 + axes])
     if node.op_type == "Slice" and index == 0:
         return _slice(site, axes)
+    moves = node.op_type == "Transpose" and list(site.attribute("perm"))[2:] != list(range(2, 2 + axes))
+    if moves or node.op_type in _MIXES:
+        return None
     # Whatever else keeps the size of the plane works element by element, or mixes channels.
     return (AxisMap(),) * axes if shape_of(x)[2:] == shape_of(y)[2:] else None
 

@@ -27,8 +27,8 @@ class Crop(Layer):
     """Cut the first bottom to the size of the second along `axis` and all axes behind it, from `offset` on.
 
     `offset` is one number, or one for each axis that is cut. With `offset: auto` the planes are aligned as their
-    common ancestor says, of which strides and pads have moved both, as in FCN and HED. No gradient reaches the second
-    bottom.
+    common ancestor says, of which strides and pads have moved both, as in FCN and HED; layers that are no such windows,
+    as Upsample, are not followed. No gradient reaches the second bottom.
 
     Example:
         - {name: conv1, type: Convolution, num_output: 8, kernel_size: 3}

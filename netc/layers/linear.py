@@ -210,7 +210,7 @@ class InnerProduct(_Linear):
 class Embed(_Linear):
     """A learned vector for each whole number below `input_dim`: y = weight[x] + bias.
 
-    Input [N, ...] of whole numbers, or class labels [N]; output [N, ..., num_output]. Parameters: weight
+    Input [N, ...] of whole numbers, or class labels; output [N, ..., num_output]. Parameters: weight
     [input_dim, num_output], bias [num_output]. Fractions are cut off; a number outside gives the bias alone.
 
     Example: {type: Embed, bottom: label, input_dim: 10, num_output: 16}

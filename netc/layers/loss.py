@@ -31,8 +31,9 @@ def scored(net: Context, scores: ir.Value, labels: ir.Value) -> tuple[ir.Value, 
     """
     have, want = [int(n) for n in shape_of(labels)[1:]], [int(n) for n in shape_of(scores)[2:]]
     if len(shape_of(scores)) < 2 or (elements(want) > 1 and not have):
+        dense = f", or give the labels their shape, {want}" if want else ""
         raise LayerError(
-            f"needs one score a class, got {sample(scores)} a sample; put an InnerProduct before it", "bottom"
+            f"needs one score a class, got {sample(scores)} a sample; put an InnerProduct before it{dense}", "bottom"
         )
     if elements(have) != elements(want):
         raise LayerError(

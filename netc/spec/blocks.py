@@ -219,7 +219,7 @@ class _Expander:
         if "side" in content:
             expanded[-1] = self._with_side(with_field(expanded[-1], "side", content["side"]), scope, nesting)
         include = content.get("include")
-        return [with_field(layer, "include", include) for layer in expanded] if include is not None else expanded
+        return expanded if include is None else [_included(layer, include) for layer in expanded]
 
     def _arguments(self, block: Block, content: dict[str, Entry], use: Position) -> dict[str, Node]:
         """Return the value of every parameter of a block at one use."""
@@ -236,6 +236,20 @@ class _Expander:
 
     def _report(self, position: Position, message: str) -> None:
         self.diagnostics.append(Diagnostic(position, message))
+
+
+def _included(layer: Node, include: Entry) -> Node:
+    """Return a layer that takes part when the use of its block does.
+
+    Raises:
+        BlockError: the layer has an include of its own, for another phase.
+    """
+    own = layer.content.get("include") if isinstance(layer.content, dict) else None
+    if own is not None and plain(own.node) != plain(include.node):
+        raise BlockError(
+            own.node.position, "the use of the block has another include, so that this layer never takes part"
+        )
+    return with_field(layer, "include", include)
 
 
 def _join(scope: str, name: str) -> str:

@@ -59,7 +59,8 @@ class Instance:
 
     def layer(self, node: Node) -> Node:
         """Return a layer of the block with scoped names and values in place of references."""
-        return self._renamed(self._substituted(node))
+        # Renamed first: a value that stands for a name, such as $in, is a name outside of the block.
+        return self._substituted(self._renamed(node))
 
     def _renamed(self, node: Node) -> Node:
         if not isinstance(node.content, dict):

@@ -278,13 +278,13 @@ def with_nan() -> Any:
             fitting(label=np.array([0, 1, 2, 10, 4, -1])),
             (LABEL,),
             "sample 3 of the train split has the label 10, but the spec declares 10 classes (0 to 9); "
-            "correct `classes` of the input",
+            "correct `classes` of the input, or give every loss and metric of it that ignore_label",
         ),
         (
             fitting(label=np.array([0, 1, 2, 3, 4, -1])),
             (LABEL,),
             "sample 5 of the train split has the label -1, but the spec declares 10 classes (0 to 9); "
-            "correct `classes` of the input",
+            "correct `classes` of the input, or give every loss and metric of it that ignore_label",
         ),
     ],
 )

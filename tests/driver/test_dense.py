@@ -302,7 +302,7 @@ def test_dense_labels_fit_or_name_the_sample() -> None:
         check_fit(labelled(2, 7, 8), (LABEL,))
     assert str(caught.value) == (
         "sample 3 of the train split has the label 7, but the spec declares 3 classes (0 to 2, and 255, -1 to ignore); "
-        "correct `classes` of the input"
+        "correct `classes` of the input, or give every loss and metric of it that ignore_label"
     )
     with pytest.raises(DriverError, match="sample 5 of the train split has the label 255, but the spec declares 3 cl"):
         check_fit(labelled(2, 1, 255), (TensorSpec(**{**vars(LABEL), "ignored": ()}),))
