@@ -77,8 +77,8 @@ def lower_phases(loaded: Loaded, dtype: ir.DataType = FLOAT) -> tuple[Network, N
         message = "no layer has a parameter, so there is nothing to train; add one, such as an InnerProduct"
         raise SpecError([loaded.at(("layers",), message, key=True)])
     compare_phases(loaded, training, testing)
-    known = set(map(str, training.warnings))
-    training.warnings += [warning for warning in testing.warnings if str(warning) not in known]
+    said = set(map(str, training.warnings))
+    training.warnings += [warning for warning in testing.warnings if str(warning) not in said]
     return training, testing
 
 

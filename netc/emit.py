@@ -121,7 +121,7 @@ class Artifact:
 
     def _first_value(self, tensor: StateTensor) -> np.ndarray:
         seed = self.spec.solver.random_seed
-        return tensor.filler.fill(seed, tensor.name, tensor.shape).astype(tensor.dtype.numpy())
+        return tensor.filler.fill(seed, tensor.name, tensor.shape).astype(tensor.dtype.numpy(), order="C")
 
     def _model(self, name: str, program: Program) -> onnx.ModelProto:
         for node in program.graph:

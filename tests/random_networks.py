@@ -14,6 +14,7 @@ import torch
 
 from netc.layers import LAYERS
 from netc.layers.base import Loss, Metric
+from netc.layers.metric import CountingMetric
 from tests.random_values import PLANNED, VOID, drawn, moment_of
 from tests.torch_layers_base import Run, Tensor
 
@@ -306,7 +307,9 @@ class Generator:
             if declared["type"] == "Accuracy":
                 declared |= self.some(top_k=range(1, self.sample(scores)[0]))
         if self.chance(0.2):
-            declared["include"] = {"phase": self.choice(["train", "test"])}
+            phase = self.choice(["train", "test"])
+            if not issubclass(LAYERS.members[declared["type"]], CountingMetric):
+                declared["include"] = {"phase": phase}
         self.must(declared)
 
     def _branch(self, owner: str) -> None:

@@ -1,6 +1,7 @@
 """That compiling deep networks stays cheap: what is asked once, walked once, written piece by piece."""
 
 import gc
+import json
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from netc.errors import SpecError
 from netc.graph import GraphBuilder, Origin, inference
 from netc.graph.inference import IR_VERSION
 from netc.graph.verify import VerificationError, verify
-from netc.layers.fillers import PIECE, normal_unit
+from netc.layers.fillers import FILLERS, PIECE, normal_unit
 from netc.rewrite.prune import drop_unread, merge_repeats
 from netc.rewrite.replay import replay
 from netc.spec.load import Loaded, load
@@ -213,3 +214,26 @@ def test_check_reports_what_compile_reports(change: tuple[str, str], tmp_path: P
     with pytest.raises(SpecError) as checking:
         summarize_spec(str(file), [])
     assert str(checking.value) == str(compiling.value)
+
+
+def _filled(filler: str) -> dict[str, object]:
+    """Return a filler with the fields that it needs."""
+    return {"type": filler, **({"std": 0.1} if filler == "gaussian" else {})}
+
+
+@pytest.mark.parametrize("filler", sorted(set(FILLERS.members) - {"bilinear"}))  # which is for kernels alone
+@pytest.mark.parametrize("outputs", [16, 100])
+def test_the_state_of_every_filler_is_written(filler: str, outputs: int) -> None:
+    """A wide and a tall matrix: some fillers draw the transpose."""
+    wide = {"name": "ip", "type": "InnerProduct", "num_output": outputs, "weight_filler": _filled(filler)}
+    layers = [wide, {"name": "loss", "type": "SoftmaxWithLoss"}]
+    spec = {
+        "netc": 1,
+        "name": "filled",
+        "inputs": {"image": {"shape": [1, 8, 8]}, "label": {"classes": 10}},
+        "data": {"source": "digits"},
+        "layers": layers,
+        "solver": {"type": "SGD", "base_lr": 0.1, "max_iter": 1},
+    }
+    artifact = build(load(parse_tree(json.dumps(spec), "filled.yaml")))
+    assert b"".join(artifact.state_file()) == save(artifact.initial_state())
