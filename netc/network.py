@@ -366,7 +366,7 @@ class _Lowering:
             if unread and (placed.is_companion or len(self._network.outputs) > 1):
                 which = "its top" if len(layer.tops) == 1 else f"its top {unread[0]}"
                 message = f"{name}: no layer reads {which}, so it is " + (
-                    "of no use in this side" if placed.is_companion else "an output of the model that nothing trains"
+                    "of no use in this side" if placed.is_companion else "one more output of the model"
                 )
                 self._network.warnings.append(self._loaded.at(placed.path, message))
 

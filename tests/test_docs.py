@@ -1,19 +1,24 @@
 """The pages of the language say what the code says: they are made from it, and every example on them compiles."""
 
 import re
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 from netc.build import build
+from netc.cli import main
 from netc.declared import Declared, Family
 from netc.layers.base import LAYERS, Include, Loss, Metric, ParamSpec, Side
 from netc.schema import FAMILIES, Block
 from netc.spec.load import load
 from netc.spec.model import Data, Input
 from netc.spec.text import parse_tree
+from netc_runtime.data import open_source
 from scripts.make_docs import DEFINITIONS, INPUTS, ROOT, example_of, explained, files, values
 
 MEMBERS = [(family, cls) for family, _ in FAMILIES for cls in family.members.values()]
@@ -100,6 +105,28 @@ def test_every_field_says_what_it_takes() -> None:
     for name, definition in DEFINITIONS.items():
         for key, field in definition.get("properties", {}).items():
             assert "/properties/" in field.get("$ref", "") or "anything" not in values(field), f"{name}.{key}"
+
+
+GUIDE = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
+
+
+def test_the_guide_makes_data_that_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (program,) = re.findall(r"```python\n(.*?)```", GUIDE, flags=re.DOTALL)
+    exec(compile(program, "guide.md", "exec"), {})  # noqa: S102 (the page's own program)
+    source = open_source({"source": "npy", "path": "blobs"})
+    shapes = {name: array.shape for name, array in source.train.items()}
+    assert shapes == {"image": (200, 1, 32, 32), "label": (200, 32, 32)}
+    assert set(np.unique(source.test["label"])) == {0, 1}
+
+
+@pytest.mark.parametrize("command", re.findall(r"^\$ netc (check .*)$", GUIDE, flags=re.MULTILINE))
+def test_the_guide_overrides(command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["netc", *shlex.split(command)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    assert "parameters" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)

@@ -165,7 +165,7 @@ def test_warnings() -> None:
     assert warning.message == 'e: DiceLoss applies a sigmoid itself; give it "ip"'
     unread = IP + LOSS + "  - {name: extra, type: InnerProduct, bottom: image, num_output: 2}\n"
     (warning,) = compiled(unread).warnings
-    assert warning.message == "extra: no layer reads its top, so it is an output of the model that nothing trains"
+    assert warning.message == "extra: no layer reads its top, so it is one more output of the model"
     zero = IP.replace("3}", "3, weight_filler: constant}") + LOSS
     (warning,) = compiled(zero).warnings
     assert warning.message.startswith("ip: all weights start at 0")
