@@ -315,16 +315,20 @@ class _Lowering:
             self._network.terms.insert(0, Term("total", "total", None, Mean(total, weight)))
 
     def _collect_outputs(self) -> None:
-        """Find the tops that inference returns; a model of nothing but weighed layers returns the last of those."""
-        minimised = self._wiring.only_minimised
-        self._network.outputs += self._outputs(minimised) or self._outputs(frozenset())
-        if not self._network.outputs:
-            silences = [placed.path for placed in self._wiring.placed if not placed.layer.tops]
-            message = "the model has no output: Silence reads whatever no layer continues from; leave one top to it"
-            raise SpecError([self._loaded.at((silences or [("layers",)])[-1], message)])
+        """Find the tops that inference returns.
 
-    def _outputs(self, without: Set[str]) -> list[Output]:
-        """Return the tops of inference that only objectives, or the layers `without`, read."""
+        A model of nothing but targets and weighed layers returns those.
+        """
+        minimised = self._wiring.only_minimised
+        found = self._outputs(minimised, targets=False) or self._outputs(minimised) or self._outputs(frozenset())
+        silences = [placed.path for placed in self._wiring.placed if not placed.layer.tops]
+        if not found and silences:
+            message = "the model has no output: Silence reads whatever no layer continues from; leave one top to it"
+            raise SpecError([self._loaded.at(silences[-1], message)])
+        self._network.outputs += found
+
+    def _outputs(self, without: Set[str], targets: bool = True) -> list[Output]:
+        """Return the tops of inference that only objectives, or the layers `without`, read; targets only on demand."""
         kept, found = self._wiring.kept, list[Output]()
         offered = kept - without
         for placed, name in [(each, top) for each in self._wiring.placed for top in each.layer.tops]:
@@ -333,7 +337,7 @@ class _Lowering:
             readers = [r for r in self._wiring.readers(name) if r.layer.name in kept or not r.is_companion]
             objectives = [reader for reader in readers if reader.is_objective]
             is_target = bool(objectives) and all(reader.bottoms[0] != name for reader in objectives)
-            if not is_target and all(r.is_objective or r.layer.name in without for r in readers):
+            if (targets or not is_target) and all(r.is_objective or r.layer.name in without for r in readers):
                 losses = [r.layer for r in readers if isinstance(r.layer, Loss) and r.bottoms[0] == name]
                 activation = next((loss.activation for loss in losses), None)
                 value = self._network.tops[name]

@@ -18,7 +18,8 @@ class Row:
     """One layer.
 
     `output` is the shape of one sample; `multiply_adds` are those of the forward pass for one sample;
-    `activation_bytes` is the size of the layer's top for a whole batch, which training keeps for the backward pass.
+    `activation_bytes` is the size of the layer's top for a whole batch, which training keeps for the backward pass;
+    `companion` whether the layer stands in a side, which inference does not have.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Row:
     parameters: int
     multiply_adds: int
     activation_bytes: int
+    companion: bool
 
 
 @dataclass(frozen=True)
@@ -48,21 +50,26 @@ class Summary:
     def print(self) -> None:
         """Print the table."""
         from rich.console import Console
+        from rich.measure import Measurement
         from rich.table import Table
 
         table = Table(box=None, pad_edge=False)
         for title in ("layer", "type", "output"):
-            table.add_column(title)
+            table.add_column(title, no_wrap=True)
         for title in ("parameters", "multiply-adds", "activations"):
-            table.add_column(title, justify="right")
-        for row in self.rows:
+            table.add_column(title, justify="right", no_wrap=True)
+        shown = [row for row in self.rows if row.type != "Split"]  # which compute nothing: the ends of blocks
+        for row in shown:
             numbers = (row.parameters, row.multiply_adds)
             counts = [f"{number:,}" if number else "" for number in numbers]
-            table.add_row(row.name, row.type, row.output, *counts, _bytes(row.activation_bytes))
+            table.add_row(row.name + (" (side)" if row.companion else ""), row.type, row.output, *counts, _bytes(row.activation_bytes))
         totals = (f"{self.parameters:,}", f"{self.multiply_adds:,}", _bytes(self.activation_bytes))
         table.add_row("total", "", f"batch of {self.batch_size}", *totals)
-        Console().print(table)
-        print(f"{self.name}: {len(self.rows)} layers, {self.parameters:,} parameters")
+        console = Console()
+        if not console.is_terminal:  # a file or a pipe has no width that lines must keep
+            console = Console(width=Measurement.get(console, console.options.update(max_width=1000), table).maximum)
+        console.print(table)
+        print(f"{self.name}: {len(shown)} layers, {self.parameters:,} parameters")
 
 
 def summarize(spec: NetSpec, network: Network, state: Iterable[StateTensor]) -> Summary:
@@ -91,6 +98,7 @@ def summarize(spec: NetSpec, network: Network, state: Iterable[StateTensor]) -> 
                 products.get(name, 0),
                 # A layer that passes its bottom on, such as Dropout at test time, keeps nothing of its own.
                 sum(_size(top) for top in tops if top not in seen),
+                placed.is_companion,
             )
         )
         seen.update(tops)

@@ -163,6 +163,7 @@ def test_check_json(netc: Netc) -> None:
         "parameters": 8320,
         "multiply_adds": 8192,
         "activation_bytes": 32 * 128 * 4,
+        "companion": False,
     }
 
 

@@ -48,3 +48,22 @@ def test_multiply_adds_of_operators() -> None:
     assert multiply_adds(product) == 2 * 3 * 7
     assert other is not None
     assert multiply_adds(other) == 0
+
+
+def test_the_ends_of_blocks_are_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    artifact = compiled("resnet20_cifar")
+    summary = summarize(artifact.spec, artifact.network, artifact.state)
+    summary.print()
+    lines = capsys.readouterr().out.splitlines()
+    assert {"conv2/1/in", "conv2"} <= {row.name for row in summary.rows}
+    assert not [line for line in lines if " Split " in line]
+    assert len(lines) == 3 + sum(row.type != "Split" for row in summary.rows)
+    assert "40,551,040" in lines[-2], "numbers are never cut"
+
+
+def test_sides_are_marked(capsys: pytest.CaptureFixture[str]) -> None:
+    artifact = compiled("lenet_dsn")
+    summary = summarize(artifact.spec, artifact.network, artifact.state)
+    summary.print()
+    marked = [line.split()[0] for line in capsys.readouterr().out.splitlines() if "(side)" in line]
+    assert marked == [row.name for row in summary.rows if row.companion] == ["ip1_side", "l1", "ip2_side", "l2"]
