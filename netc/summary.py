@@ -62,7 +62,13 @@ class Summary:
         for row in shown:
             numbers = (row.parameters, row.multiply_adds)
             counts = [f"{number:,}" if number else "" for number in numbers]
-            table.add_row(row.name + (" (side)" if row.companion else ""), row.type, row.output, *counts, _bytes(row.activation_bytes))
+            table.add_row(
+                row.name + (" (side)" if row.companion else ""),
+                row.type,
+                row.output,
+                *counts,
+                _bytes(row.activation_bytes),
+            )
         totals = (f"{self.parameters:,}", f"{self.multiply_adds:,}", _bytes(self.activation_bytes))
         table.add_row("total", "", f"batch of {self.batch_size}", *totals)
         console = Console()

@@ -101,7 +101,8 @@ def _check_values(part: Array, start: int, name: str, field: str, spec: TensorSp
             passed = f", and {', '.join(map(str, spec.ignored))} to ignore" if spec.ignored else ""
             raise DriverError(
                 f"sample {start + index} of the {name} split has the label {value}, but the spec declares "
-                f"{spec.classes} classes (0 to {spec.classes - 1}{passed}); correct `classes` of the input, or give every loss and metric of it that ignore_label",
+                f"{spec.classes} classes (0 to {spec.classes - 1}{passed}); correct `classes` of the input, or give "
+                "every loss and metric of it that ignore_label",
                 ExitCode.USAGE,
             )
     if not np.can_cast(part.dtype, spec.dtype):
