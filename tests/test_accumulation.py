@@ -6,13 +6,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from netc.build import build
 from netc.emit import Artifact, write
 from netc.spec.load import load
 from netc.spec.text import parse_tree
+from netc_runtime.artifact import Artifact as DriverArtifact
 from netc_runtime.errors import DriverError
+from netc_runtime.step import TrainingStep
 from netc_runtime.trainer import TrainOptions, train
 from tests.driver.conftest import CPU, Recorder
 from tests.oracle import Arrays, Runner, error, ort_runner
@@ -111,6 +113,24 @@ def test_between_updates_nothing_changes_but_what_is_collected() -> None:
             elif name not in ("micro_batch", "step", "max_steps", "seed"):
                 assert np.array_equal(value, state[name]) != updates, name
         state = new
+
+
+def test_a_stop_between_the_batches_of_an_update_leaves_no_trace(tmp_path: Path) -> None:
+    artifact = compiled([{"name": "drop", "type": "Dropout"}, *LAYERS], 16, iter_size=4, **SOLVERS[2])
+    write(artifact, tmp_path / "artifact")
+    loaded, fed = DriverArtifact.load(tmp_path / "artifact"), batches(9, 16)
+    whole, first = (TrainingStep(loaded, loaded.initial_state(), CPU) for _ in range(2))
+    for batch in fed:
+        whole.run(batch)
+    for batch in fed[:6]:
+        first.run(batch)
+    save_file(first.state(), tmp_path / "state.safetensors")
+    second = TrainingStep(loaded, load_file(tmp_path / "state.safetensors"), CPU)
+    assert int(second.state()["micro_batch"]) == 2
+    for batch in fed[6:]:
+        second.run(batch)
+    expected = whole.state()
+    assert all(value.tobytes() == expected[name].tobytes() for name, value in second.state().items())
 
 
 def test_every_batch_of_an_update_draws_anew() -> None:

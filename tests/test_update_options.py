@@ -61,8 +61,8 @@ def test_evaluation_and_inference_use_the_averages() -> None:
 
 def test_a_run_with_averages_and_normalization_exports(tmp_path: Path) -> None:
     """Export proves itself that the model agrees with the evaluation, which takes the averages."""
-    layers = [NORMALIZED[0], {**NORMALIZED[1], "statistics": "population"}, *NORMALIZED[2:]]
-    solver = {**SGD, "weight_average": 0.95, "max_iter": 30, "population_batches": 3}
+    layers = [NORMALIZED[0], {"type": "Dropout"}, {**NORMALIZED[1], "statistics": "population"}, *NORMALIZED[2:]]
+    solver = {**SGD, "weight_average": 0.95, "iter_size": 2, "max_iter": 15, "population_batches": 3}
     artifact = compiled(layers, 32, **solver)
     inputs = {x["name"] for x in artifact.manifest()["graphs"]["population"]["inputs"]}
     assert "conv.weight/average" in inputs

@@ -305,7 +305,7 @@ class Plateau(Policy):
     better for accuracies and what is made of counts, smaller for all else. The host that trains does this and keeps
     lr_scale in the state (docs/artifact.md).
 
-    Example: {type: plateau, monitor: accuracy, factor: 0.1, patience: 5}
+    Example: {type: plateau, monitor: total, factor: 0.1, patience: 5}
     """
 
     type: Literal["plateau"] = "plateau"
