@@ -103,6 +103,19 @@ def test_small_and_zero_gradients_are_not_scaled() -> None:
     assert all(np.isfinite(value).all() for value in state.values())
 
 
+@pytest.mark.parametrize("spared", [True, False])
+def test_lars_leaves_the_rate_of_zero_and_of_spared_parameters(spared: bool) -> None:
+    layers = [{**NORMALIZED[-2], "bias_filler": {"type": "constant", "value": 0.5 if spared else 0.0}}, NORMALIZED[-1]]
+    options = {"base_lr": 0.1, "decay_bias_and_norm": not spared}
+    (batch,) = batches(1, 16)
+    new = {}
+    for solver in ("LARS", "SGD"):
+        artifact = compiled(layers, 16, type=solver, **options)
+        new[solver], _ = after(ort_runner(artifact.models()["train"]), artifact.initial_state(), batch)
+    assert np.array_equal(new["LARS"]["ip.bias"], new["SGD"]["ip.bias"])
+    assert not np.array_equal(new["LARS"]["ip.weight"], new["SGD"]["ip.weight"])
+
+
 def test_decay_spares_biases_and_what_normalization_learns() -> None:
     artifact = compiled(NORMALIZED, 16, **{**SGD, "decay_bias_and_norm": False})
     decayed = {t.name for t in artifact.state if t.role == "parameter" and t.is_weight}

@@ -22,7 +22,8 @@ class Solver(Declared):
     """Fields that every solver has: rate, decay, clipping, length of the run and the seed of all randomness.
 
     An update takes these steps: the gradients of `iter_size` batches are averaged, clipped by value, then by their
-    norm; weight decay is added; the solver's rule makes the step; the averages of the weights follow.
+    norm (Caffe clips the norm of their sum); weight decay is added; the solver's rule makes the step; the averages of
+    the weights follow, average = k * average + (1 - k) * w with k = min(weight_average, t / (t + 10)) after t updates.
 
     With `iter_size` n, n batches of `data.batch_size` samples give one update, as one batch of n times the size would,
     with a fraction of its memory. The result is the same to rounding where every loss divides by the number of samples.

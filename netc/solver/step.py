@@ -13,7 +13,7 @@ from netc.solver.policies import DOUBLE, Clock
 from netc.solver.rules import Solver
 
 # The share that averages of weights keep grows from 0 as t / (t + AVERAGED_SOON), t the completed updates, until it
-# reaches what the user asks for: the first weights, which are random, leave no trace.
+# reaches what the user asks for: the first weights, which are random, leave no trace (the docstring of Solver).
 AVERAGED_SOON = 10.0
 
 
