@@ -2,17 +2,18 @@
 
 import contextlib
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import onnx_ir as ir
 
 from netc.emit import Artifact, Entry, Program
-from netc.errors import Diagnostic, SpecError
+from netc.errors import Diagnostic, SpecError, did_you_mean
 from netc.graph.verify import verify
 from netc.layers.base import Metric, Phase
 from netc.network import Count, Network, Term, lower
 from netc.rewrite.fold import fold_batch_normalization, split
 from netc.rewrite.passes import Target, clean, optimize_step
+from netc.solver.policies import Plateau
 from netc.solver.step import append_update
 from netc.spec.load import Loaded
 
@@ -51,6 +52,9 @@ def build(loaded: Loaded, target: Target = "cpu", dtype: ir.DataType = FLOAT) ->
     programs = {"train": train, "eval": eval_program(loaded, testing), **inference_programs(loaded, inference)}
     if training.net.batch_statistics:
         programs["population"] = population_program(loaded, target, dtype)
+    averages = {tensor.filled_as: name for name, tensor in state.items() if tensor.role == "average"}
+    for name in programs.keys() - {"train"}:
+        use_averages(programs[name], averages)
     return Artifact(loaded.spec, target, programs, list(state.values()), metric_entries(training, testing), training)
 
 
@@ -79,6 +83,7 @@ def lower_phases(loaded: Loaded, dtype: ir.DataType = FLOAT) -> tuple[Network, N
     compare_phases(loaded, training, testing)
     said = set(map(str, training.warnings))
     training.warnings += [warning for warning in testing.warnings if str(warning) not in said]
+    require_monitor(loaded, testing)
     return training, testing
 
 
@@ -226,6 +231,27 @@ def used(program: Program) -> Program:
         if not value.uses() and not value.is_graph_output():
             program.graph.inputs.remove(value)
     return program
+
+
+def use_averages(program: Program, averages: Mapping[str, str]) -> None:
+    """Let a program read the averages of parameters, by the parameter's name, instead of the parameters."""
+    taken: dict[str, Entry] = {}
+    for value in program.graph.inputs:
+        name = str(value.name)
+        if name in averages and program.inputs[name]["role"] == "state":
+            value.name = averages[name]
+            taken[averages[name]] = {"role": "state"}
+    program.inputs = {**program.inputs, **taken}
+
+
+def require_monitor(loaded: Loaded, testing: Network) -> None:
+    """Refuse a plateau that watches what evaluation does not measure."""
+    policy = loaded.spec.solver.lr_policy
+    metrics: list[Term | Count] = [*testing.terms, *testing.counts]
+    measured = [metric.name for metric in metrics]
+    if isinstance(policy, Plateau) and policy.monitor not in measured:
+        message = f'evaluation has no metric "{policy.monitor}"{did_you_mean(policy.monitor, measured)}'
+        raise SpecError([loaded.at(("solver", "lr_policy", "monitor"), message)])
 
 
 def metric_entries(training: Network, testing: Network) -> list[Entry]:

@@ -17,7 +17,10 @@ _DEVICE = "choose with netc train --device"
 INSTEAD: dict[str, str] = {
     **_GEOMETRY,
     **dict.fromkeys(("lr_mult", "decay_mult", "blobs_lr"), _MULTIPLIERS),
-    **dict.fromkeys(("gamma", "power", "stepsize", "stepvalue"), _POLICY),
+    **dict.fromkeys(("gamma", "power", "stepsize"), _POLICY),
+    "stepvalue": "it belongs to the policy: lr_policy: {type: multistep, gamma: 0.1, stepvalue: [1000, 2000]}",
+    "clip_gradients": "write clip_norm",
+    "rms_decay": "write rho",
     **dict.fromkeys(("test_iter", "test_interval", "test_initialization"), _EVALUATION),
     **dict.fromkeys(("snapshot", "snapshot_prefix", "snapshot_format"), _CHECKPOINTS),
     **dict.fromkeys(("solver_mode", "device_id"), _DEVICE),
@@ -35,7 +38,7 @@ INSTEAD: dict[str, str] = {
     "filler": "write weight_filler, or bias_filler for a Bias",
     "momentum2": "write beta2",
     "phase": "write include: {phase: train}",
-    "regularization_type": "weight_decay is L2",
+    "regularization_type": "write regularization: L1, or L2",
     "top": "the top of a layer is called like the layer",
     "transform_param": "write data.scale and data.mean",
 }

@@ -72,6 +72,7 @@ class Artifact:
             "opset": OPSET,
             "ir_version": IR_VERSION,
             "batch_size": self.spec.data.batch_size,
+            "iter_size": self.spec.solver.iter_size,
             "spec_hash": self.spec.hash(),
             "spec": self.spec.resolved(),
             "state": [
@@ -93,7 +94,7 @@ class Artifact:
 
     def initial_state(self) -> dict[str, np.ndarray]:
         """Return the first value of every state tensor."""
-        return {tensor.name: self._first_value(tensor) for tensor in self.state}
+        return {tensor.name: tensor.first_value(self._seed) for tensor in self.state}
 
     def state_file(self) -> Iterator[bytes | memoryview]:
         """Yield init.safetensors piece by piece, since the state of a large network is large.
@@ -113,15 +114,15 @@ class Artifact:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             drawn: deque[Future[np.ndarray]] = deque()
             for tensor in tensors:
-                drawn.append(pool.submit(self._first_value, tensor))
+                drawn.append(pool.submit(tensor.first_value, self._seed))
                 if len(drawn) > DRAWN_AHEAD:
                     yield _little_endian(drawn.popleft().result())
             for future in drawn:
                 yield _little_endian(future.result())
 
-    def _first_value(self, tensor: StateTensor) -> np.ndarray:
-        seed = self.spec.solver.random_seed
-        return tensor.filler.fill(seed, tensor.name, tensor.shape).astype(tensor.dtype.numpy(), order="C")
+    @property
+    def _seed(self) -> int:
+        return self.spec.solver.random_seed
 
     def _model(self, name: str, program: Program) -> onnx.ModelProto:
         for node in program.graph:

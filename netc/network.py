@@ -114,7 +114,11 @@ class _Lowering:
         self._diagnostics: list[Diagnostic] = [*loaded.diagnostics, *self._wiring.diagnostics]
         solver = loaded.spec.solver
         self._net = Context(
-            GraphBuilder(loaded.spec.name, dtype), phase, random_seed=solver.random_seed, planned=solver.max_iter or 1
+            GraphBuilder(loaded.spec.name, dtype),
+            phase,
+            random_seed=solver.random_seed,
+            planned=solver.max_iter or 1,
+            iter_size=solver.iter_size,
         )
         self._network = Network(self._net, placed=self._wiring.placed)
         self._too_few: set[tuple[str | None, ...]] = set()  # scores and labels reported as not fitting

@@ -8,17 +8,27 @@ from pathlib import Path
 
 import pytest
 
-# A schedule over the whole run and running statistics; dropout; the moments of Adam, on two threads.
+# A schedule over the whole run and running statistics; dropout; the moments of Adam, on two threads; and everything
+# that an update may remember: gradients of several batches, averages of weights, evaluations without improvement. What
+# follows a blank only tells two runs of one spec apart.
 RUNS = {
     "lenet_dsn": ["--set", "data.batch_size=128", "--threads", "1"],
     "lenet_bn_dropout": ["--set", "data.batch_size=128", "--threads", "1"],
     "mlp": ["--set", "data.batch_size=4", "--threads", "2"],
+    "lenet_bn_dropout with memory": [
+        *("--set", "data.batch_size=32", "--set", "solver.iter_size=4", "--set", "solver.weight_average=0.9"),
+        *("--set", "solver.lr_policy={type: plateau, patience: 1, min_delta: 0.5, warmup_steps: 5}", "--threads", "1"),
+    ],
 }
 EPOCHS = ["--set", "solver.max_epochs=6"]
 
 
 def netc(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "netc.cli", *words], capture_output=True, text=True, check=False)
+
+
+def spec_of(name: str) -> str:
+    return name.partition(" ")[0]
 
 
 def last_checkpoint(run: Path) -> bytes:
@@ -30,7 +40,7 @@ def last_checkpoint(run: Path) -> bytes:
 def uninterrupted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, bytes]:
     """The name of a spec, and the last checkpoint of six epochs in one go."""
     run = tmp_path_factory.mktemp("run") / request.param
-    result = netc("train", request.param, "--run", str(run), *EPOCHS, *RUNS[request.param])
+    result = netc("train", spec_of(request.param), "--run", str(run), *EPOCHS, *RUNS[request.param])
     assert result.returncode == 0, result.stderr
     return request.param, last_checkpoint(run)
 
@@ -38,7 +48,7 @@ def uninterrupted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
 def test_three_epochs_and_three_more(uninterrupted: tuple[str, bytes], tmp_path: Path) -> None:
     name, expected = uninterrupted
     run = tmp_path / name
-    first = netc("train", name, "--run", str(run), "--stop-after-epochs", "3", *EPOCHS, *RUNS[name])
+    first = netc("train", spec_of(name), "--run", str(run), "--stop-after-epochs", "3", *EPOCHS, *RUNS[name])
     assert first.returncode == 0, first.stderr
     assert last_checkpoint(run) != expected
     second = netc("train", "--run", str(run), "--resume")
@@ -49,7 +59,7 @@ def test_three_epochs_and_three_more(uninterrupted: tuple[str, bytes], tmp_path:
 def test_interrupted_in_the_middle_of_an_epoch(uninterrupted: tuple[str, bytes], tmp_path: Path) -> None:
     name, expected = uninterrupted
     run = tmp_path / name
-    command = [sys.executable, "-m", "netc.cli", "train", name, "--run", str(run), *EPOCHS, *RUNS[name]]
+    command = [sys.executable, "-m", "netc.cli", "train", spec_of(name), "--run", str(run), *EPOCHS, *RUNS[name]]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     for line in process.stdout:

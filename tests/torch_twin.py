@@ -9,8 +9,9 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from netc.solver.policies import Fixed, Inv, Step
-from netc.solver.rules import SGD, Adam
+from netc.solver.adaptive import Adam
+from netc.solver.policies import Fixed, Inv, MultiStep, Poly, Step
+from netc.solver.rules import SGD, Nesterov
 from netc.spec.model import NetSpec
 from tests.torch_layers import Evaluated, Moment, evaluate
 
@@ -68,12 +69,23 @@ class TorchTwin:
         return evaluate(self.spec, inputs, lambda name, shape: self.state[name], moment)
 
     def _rate(self) -> float:
+        policy = self.spec.solver.lr_policy
+        if self.step >= policy.warmup_steps:
+            return self._settled_rate()
+        start = policy.warmup_start
+        return (start + (1 - start) * self.step / policy.warmup_steps) * self._settled_rate()
+
+    def _settled_rate(self) -> float:
         solver, it = self.spec.solver, self.step
         match solver.lr_policy:
             case Fixed():
                 return solver.base_lr
             case Step(gamma=gamma, stepsize=stepsize):
                 return solver.base_lr * gamma ** (it // stepsize)
+            case MultiStep(gamma=gamma, stepvalue=values):
+                return solver.base_lr * gamma ** sum(it >= value for value in values)
+            case Poly(power=power):
+                return solver.base_lr * (1 - it / self.max_steps) ** power
             case Inv(gamma=gamma, power=power):
                 return solver.base_lr * (1 + gamma * it) ** -power
         raise NotImplementedError(f"the twin knows no policy {solver.lr_policy.type}")
@@ -88,6 +100,13 @@ class TorchTwin:
                     velocity += solver.momentum * self.state[f"{name}/velocity"]
                     self.state[f"{name}/velocity"] = velocity
                 self.state[name] = w.detach() - velocity
+            case Nesterov():
+                step = self._rate() * gradient
+                if solver.momentum:
+                    velocity = solver.momentum * self.state[f"{name}/velocity"] + step
+                    self.state[f"{name}/velocity"] = velocity
+                    step = step + solver.momentum * velocity
+                self.state[name] = w.detach() - step
             case Adam():
                 t = self.step + 1
                 m = solver.beta1 * self.state[f"{name}/first_moment"] + (1 - solver.beta1) * gradient

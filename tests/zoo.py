@@ -44,7 +44,12 @@ REDUCED = {
         "layers.pool5/7x7_s1.kernel_size=2",
     ),
     "googlenet_bn": ("inputs.image.shape=[3,80,80]", "data.batch_size=2", "solver.base_lr=0.01"),
-    "hed": ("inputs.image.shape=[3,32,48]", "inputs.edge.shape=[1,32,48]", "solver.base_lr=0.001"),
+    "hed": (
+        "inputs.image.shape=[3,32,48]",
+        "inputs.edge.shape=[1,32,48]",
+        "solver.base_lr=0.001",
+        "solver.iter_size=1",
+    ),
     "nin_dsn_cifar10": CIFAR,
     "resnet18": IMAGENET,
     "resnet34": IMAGENET,

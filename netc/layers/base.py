@@ -121,6 +121,8 @@ class Layer(Declared):
     takes_labels: ClassVar[bool] = False
     # Whether class labels may stand where it takes numbers.
     reads_labels: ClassVar[bool] = False
+    # Whether what it learns scales and shifts values one by one, as after a normalization, and is no matrix of weights.
+    learns_scales: ClassVar[bool] = False
     # How the default weight filler looks ahead: a rectifier behind a layer asks for msra.
     rectifies: ClassVar[bool] = False
     passes_rectifier: ClassVar[bool] = False

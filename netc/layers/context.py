@@ -1,12 +1,12 @@
 """What a layer sees while it lowers itself: the graph, the phase, and where parameters and randomness come from."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_ir as ir
 
-from netc.graph import GraphBuilder, shape_of
+from netc.graph import GraphBuilder, Origin, shape_of
 from netc.graph.counter_rng import CounterRNG
 from netc.layers.base import MAX_PARAMETERS, Layer, LayerError, ParamSpec, Phase
 from netc.layers.fillers import Constant, Filler, Msra, Xavier
@@ -18,7 +18,8 @@ _PLAIN = ParamSpec()
 class StateTensor:
     """One tensor of the state: what the manifest says of it, how it starts, how the solver treats it.
 
-    `layer` is the layer that declares it, the first of those that share it.
+    `layer` is the layer that declares it, the first of those that share it. `is_weight` is false for biases and for
+    what normalization learns. `filled_as` is the tensor whose first value it has, if that is another one.
     """
 
     name: str
@@ -28,6 +29,13 @@ class StateTensor:
     filler: Filler
     layer: str = ""
     declared: ParamSpec = _PLAIN
+    is_weight: bool = True
+    filled_as: str = ""
+
+    def first_value(self, seed: int) -> np.ndarray:
+        """Return the value that it starts with."""
+        drawn = self.filler.fill(seed, self.filled_as or self.name, self.shape)
+        return drawn.astype(self.dtype.numpy(), order="C")
 
     @property
     def lr_mult(self) -> float:
@@ -49,6 +57,7 @@ class Context:
         phase: `train` or `test`.
         random_seed: the first value of the seed.
         planned: the first value of the planned number of updates.
+        iter_size: batches whose gradients make one update.
         state: all state tensors declared so far, by name, in order.
         inputs: the graph input of each state tensor.
         updates: new values of state tensors, such as running statistics.
@@ -59,6 +68,7 @@ class Context:
     phase: Phase
     random_seed: int = 0
     planned: int = 1
+    iter_size: int = 1
     state: dict[str, StateTensor] = field(default_factory=dict)
     inputs: dict[str, ir.Value] = field(default_factory=dict)
     updates: dict[str, ir.Value] = field(default_factory=dict)
@@ -104,8 +114,9 @@ class Context:
                 "all weights start at 0, so that units of a hidden layer can never differ; use another weight_filler"
             )
         self._learned = learned
+        is_weight = suffix != "bias" and not layer.learns_scales
         return self._declare(
-            StateTensor(name, self.g.dtype, tuple(shape), "parameter", filler, layer.name, spec),
+            StateTensor(name, self.g.dtype, tuple(shape), "parameter", filler, layer.name, spec, is_weight),
         )
 
     def _check_shared(self, first: StateTensor, spec: ParamSpec, suffix: str, shape: list[int]) -> None:
@@ -182,9 +193,19 @@ class Context:
 
     def progress(self) -> ir.Value:
         """Return the fraction of the planned updates that is done, a scalar."""
-        horizon = StateTensor("max_steps", self.g.dtype, (), "max_steps", Constant(value=self.planned))
-        planned = self._declare(horizon)
-        return self.g.Div(self.g.Cast(self.step(), to=self.g.dtype), planned)
+        return self.g.Div(self.g.Cast(self.step(), to=self.g.dtype), self.planned_updates())
+
+    def planned_updates(self) -> ir.Value:
+        """Return the planned number of updates, a scalar."""
+        return self._declare(StateTensor("max_steps", self.g.dtype, (), "max_steps", Constant(value=self.planned)))
+
+    def lr_scale(self) -> ir.Value:
+        """Return the factor of the learning rate that the host sets, a scalar, 1 at first."""
+        return self._declare(StateTensor("lr_scale", self.g.dtype, (), "lr_scale", Constant(value=1.0)))
+
+    def micro_batch(self) -> ir.Value:
+        """Return the number of batches since the last update, int64 []; 0 where every batch makes one."""
+        return self._declare(StateTensor("micro_batch", ir.DataType.INT64, (), "micro_batch", Constant()))
 
     def slot(self, parameter: StateTensor, slot: str) -> ir.Value:
         """Declare memory of the solver for a parameter, zero at first."""
@@ -192,6 +213,11 @@ class Context:
         return self._declare(
             StateTensor(name, parameter.dtype, parameter.shape, "optimizer", Constant(), parameter.layer)
         )
+
+    def average_of(self, parameter: StateTensor) -> ir.Value:
+        """Declare the running average of a parameter over the updates, at first the parameter itself."""
+        name = f"{parameter.name}/average"
+        return self._declare(replace(parameter, name=name, role="average", filled_as=parameter.name))
 
     # -- for the walk over the layers --------------------------------------------------------------------
 
@@ -221,7 +247,11 @@ class Context:
 
     def _random(self) -> CounterRNG:
         if self._rng is None:
-            self._rng = CounterRNG(self.g, self.seed(), self.step())
+            drawn = self.step()
+            if self.iter_size > 1:  # every batch of an update draws anew
+                with self.g.origin(Origin("random", "keys")), self.g.arithmetic():
+                    drawn = drawn * self.g.constant(np.array(self.iter_size, np.int64)) + self.micro_batch()
+            self._rng = CounterRNG(self.g, self.seed(), drawn)
         return self._rng
 
     def _declare(self, tensor: StateTensor) -> ir.Value:

@@ -25,6 +25,7 @@ class _Normalization(Layer):
     affine: bool = True
     """Whether a learned weight and bias follow."""
 
+    learns_scales: ClassVar[bool] = True
     passes_rectifier: ClassVar[bool] = True
 
 

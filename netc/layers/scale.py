@@ -24,6 +24,7 @@ class _Along(Layer):
     """How bias is filled first."""
 
     max_bottoms: ClassVar[int | None] = 2
+    learns_scales: ClassVar[bool] = True
     passes_rectifier: ClassVar[bool] = True
 
     def learned(self, net: Context, suffix: str, filler: Filler, x: ir.Value, shape: list[int]) -> ir.Value:

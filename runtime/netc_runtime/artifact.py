@@ -130,12 +130,18 @@ class Metric:
         """Whether it is made of a confusion matrix, an output of role count, instead of being a mean."""
         return self.kind.removeprefix(SIDE) in COUNTING_KINDS
 
+    @property
+    def larger_is_better(self) -> bool:
+        """Whether a model is the better the larger it is."""
+        return self.is_counted or self.kind.removeprefix(SIDE) == "accuracy"
+
 
 @dataclass(frozen=True)
 class Artifact:
     """What the compiler wrote, validated; the tensors stay on disk until `initial_state`.
 
     `population_batches` is how many training batches the population statistics are the averages of; 0 without any.
+    `iter_size` is how many runs of the training program, each on `batch_size` samples, make one update.
     """
 
     folder: Path
@@ -149,6 +155,7 @@ class Artifact:
     graphs: Mapping[str, Interface]
     files: Mapping[str, str]
     population_batches: int = 0
+    iter_size: int = 1
 
     @classmethod
     def load(cls, folder: Path) -> "Artifact":
@@ -205,6 +212,7 @@ class Artifact:
             graphs=graphs,
             files=files,
             population_batches=optional(manifest, "population_batches", int) or 0,
+            iter_size=optional(manifest, "iter_size", int) or 1,
         )
         artifact._check_batch()
         artifact._check_references()
@@ -215,6 +223,8 @@ class Artifact:
     def _check_batch(self) -> None:
         if self.batch_size < 1:
             raise MalformedError(f'"batch_size" should be at least 1, not {self.batch_size}')
+        if self.iter_size < 1:
+            raise MalformedError(f'"iter_size" should be at least 1, not {self.iter_size}')
         for key in ("train", POPULATION) if self.has_population else ("train",):
             for spec in self.graphs[key].inputs_of("batch"):
                 if spec.shape[:1] != (self.batch_size,):

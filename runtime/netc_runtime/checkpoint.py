@@ -18,6 +18,7 @@ from netc_runtime.artifact import Artifact
 from netc_runtime.errors import DamagedFileError
 from netc_runtime.files import write_atomically
 from netc_runtime.jsonfields import MalformedError, canonical, field, optional, parse_object
+from netc_runtime.plateau import Waiting
 from netc_runtime.session import MOST_THREADS
 from netc_runtime.specs import require_same_spec
 from netc_runtime.tensorfile import TensorFile
@@ -57,7 +58,8 @@ class Position:
 
     `step` counts updates, `epoch` finished epochs, `cursor` the batches done of the running epoch; `evaluated` says
     that the state of this step has been evaluated; `sums` are the running epoch's sums of training metrics,
-    `rates` the learning rates of the last step; `population` says that the state holds population statistics.
+    `rates` the learning rates of the last step; `population` says that the state holds population statistics;
+    `plateau` is what a policy that watches evaluations remembers.
     """
 
     step: int
@@ -68,6 +70,7 @@ class Position:
     rates: Mapping[str, float]
     best: Best | None
     population: bool = False
+    plateau: Waiting | None = None
 
     @classmethod
     def start(cls) -> "Position":
@@ -131,6 +134,7 @@ class Checkpoint:
             "sums": dict(position.sums),
             "rates": dict(position.rates),
             "best": None if best is None else vars(best),
+            "plateau": None if position.plateau is None else vars(position.plateau),
             "seed": self.seed,
             "threads": self.threads,
             "device": self.device,
@@ -172,6 +176,7 @@ class Checkpoint:
     def _parse(cls, metadata: Mapping[str, Any]) -> "Checkpoint":
         entry = optional(metadata, "best", dict)
         best = None if entry is None else Best.parse(entry)
+        waiting = optional(metadata, "plateau", dict)
         step = _integer(metadata, "step", _MOST_STEPS)
         if best is not None and best.step > step:
             raise MalformedError(f'"best" is of step {best.step}, after step {step}')
@@ -186,6 +191,7 @@ class Checkpoint:
                 rates=_numbers(field(metadata, "rates", dict)),
                 best=best,
                 population=bool(_integer(metadata, "population", 1)),
+                plateau=None if waiting is None else Waiting.parse(waiting),
             ),
             seed=_integer(metadata, "seed", (1 << 64) - 1),
             threads=_integer(metadata, "threads", MOST_THREADS, least=1),

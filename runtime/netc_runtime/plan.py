@@ -12,7 +12,10 @@ from netc_runtime.jsonfields import MalformedError, field, optional
 
 @dataclass(frozen=True)
 class Plan:
-    """Steps of a run: `total_steps` is max_epochs * steps_per_epoch, or max_iter where `max_epochs` is None."""
+    """Steps of a run: `total_steps` is max_epochs * steps_per_epoch, or max_iter where `max_epochs` is None.
+
+    A step is an update, and `batch_size` is the number of its samples, whether they come in one batch or in several.
+    """
 
     batch_size: int
     steps_per_epoch: int
@@ -23,7 +26,8 @@ class Plan:
     @classmethod
     def of(cls, artifact: Artifact, samples: int) -> "Plan":
         """Return the plan for a training split of so many samples; raises DriverError (2)."""
-        steps = steps_per_epoch(samples, artifact.batch_size)
+        steps = steps_per_epoch(samples, artifact.batch_size, artifact.iter_size)
+        size = artifact.batch_size * artifact.iter_size
         try:
             solver: Mapping[str, Any] = field(artifact.spec, "solver", dict)
             seed = field(solver, "random_seed", int)
@@ -33,9 +37,9 @@ class Plan:
         if not 0 <= seed < 1 << 64:
             raise DriverError(f"solver.random_seed should be from 0 to 2^64 - 1, not {seed}", ExitCode.USAGE)
         if epochs is not None and iterations is None:
-            return cls(artifact.batch_size, steps, epochs * steps, epochs, seed)
+            return cls(size, steps, epochs * steps, epochs, seed)
         if iterations is not None and epochs is None:
-            return cls(artifact.batch_size, steps, iterations, None, seed)
+            return cls(size, steps, iterations, None, seed)
         raise DriverError("the spec should set one of solver.max_epochs and solver.max_iter", ExitCode.USAGE)
 
     def require_reach(self, step: int, what: str) -> None:

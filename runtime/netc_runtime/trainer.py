@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
+import numpy.typing as npt
 
 from netc_runtime.arrays import Array
 from netc_runtime.artifact import Artifact
@@ -23,6 +24,7 @@ from netc_runtime.events import EpochDone, Reporter, Started, StepDone, TrainRes
 from netc_runtime.interrupts import Interrupts, StopRequestedError
 from netc_runtime.metricslog import MetricsLog
 from netc_runtime.plan import Plan
+from netc_runtime.plateau import Plateau, Waiting
 from netc_runtime.population import Population
 from netc_runtime.run import RunFolder
 from netc_runtime.session import Host
@@ -102,6 +104,7 @@ class _Session:
         check_fit(self._source, artifact.graph("train").inputs_of("batch"))
         check_fit(self._source, artifact.graph("eval").inputs_of("batch"))
         self._plan = Plan.of(artifact, sample_count(self._source.train))
+        self._plateau = Plateau.of(artifact)
         if resumed:
             resumed.checkpoint.position.require_epochs_of(self._plan.steps_per_epoch, resumed.path)
             self._plan.require_reach(resumed.checkpoint.position.step, f"the run {run.path}")
@@ -130,6 +133,8 @@ class _Session:
         rates = artifact.metrics_of("rate")
         averaged = [spec.name for spec in artifact.graph("train").outputs_of("metric") if spec.name not in rates]
         self._rates = rates
+        self._totals = artifact.metrics_of("total")
+        self._inputs = artifact.graph("train").inputs_of("batch")
         self._log = MetricsLog(run.path, averaged, self._evaluator.metric_names, rates)
         self._log.rewind(self._position)
 
@@ -233,6 +238,16 @@ class _Session:
         )
         self._log.append(event)
         position = replace(position, evaluated=True, best=self._better(test), population=bool(statistics))
+        if self._plateau is not None:
+            waiting, scale = self._plateau.after(
+                position.plateau or Waiting(),
+                test[self._plateau.monitor],
+                position.step,
+                float(state[self._plateau.state]),
+            )
+            position = replace(position, plateau=waiting)
+            state[self._plateau.state] = np.asarray(scale, state[self._plateau.state].dtype)
+            self._step.set_constant(self._plateau.state, scale)
         if position.cursor == self._plan.steps_per_epoch:
             position = replace(position, epoch=position.epoch + 1, cursor=0, sums={})
         self._position = position
@@ -246,22 +261,33 @@ class _Session:
         """Train to the end of the epoch or of the plan."""
         plan, position = self._plan, self._position
         order = permutation(plan.seed, position.epoch, sample_count(self._source.train))
-        inputs = self._artifact.graph("train").inputs_of("batch")
-        totals = self._artifact.metrics_of("total")
         cursor, step, sums = position.cursor, position.step, dict(position.sums)
         while cursor < plan.steps_per_epoch and step < plan.total_steps:
             interrupts.check()
             indices = order[cursor * plan.batch_size : (cursor + 1) * plan.batch_size]
-            metrics = self._step.run(gather(self._source.train, inputs, indices))
-            if not all(math.isfinite(metrics[name]) for name in totals):
-                bad = [f"{name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]
-                self._diverged(step + 1, bad)
+            metrics = self._update(step + 1, indices)
             cursor, step = cursor + 1, step + 1
             rates = {name: metrics.pop(name) for name in self._rates}
             for name, value in metrics.items():
                 sums[name] = sums.get(name, 0.0) + value
-            self._position = Position(step, position.epoch, cursor, False, sums, rates, position.best)
+            self._position = replace(
+                position, step=step, cursor=cursor, evaluated=False, sums=sums, rates=rates, population=False
+            )
             self._reporter.step_done(StepDone(step, position.epoch + 1, metrics))
+
+    def _update(self, step: int, indices: npt.NDArray[np.intp]) -> dict[str, float]:
+        """Make one update from the samples at `indices`, in one batch or several; return the means of the metrics."""
+        size, sums = self._artifact.batch_size, dict[str, float]()
+        for start in range(0, len(indices), size):
+            metrics = self._step.run(gather(self._source.train, self._inputs, indices[start : start + size]))
+            if not all(math.isfinite(metrics[name]) for name in self._totals):
+                bad = [f"{name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]
+                self._diverged(step, bad)
+            for name, value in metrics.items():
+                sums[name] = sums.get(name, 0.0) + value
+        # The rates are the same for all batches of an update; a mean might round them.
+        batches = len(indices) // size
+        return {name: metrics[name] if name in self._rates else total / batches for name, total in sums.items()}
 
     def _population_statistics(self, state: Mapping[str, Array], interrupts: Interrupts) -> dict[str, Array]:
         """Return the statistics of the training split at the planned end; nothing before it or without a program."""

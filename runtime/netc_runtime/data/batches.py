@@ -18,15 +18,21 @@ _EVALUATION_VALUES = _EVALUATION_BATCH * 3 * 64 * 64
 _CHECKED_VALUES = 1 << 24  # values that are checked at once, because data may be larger than memory
 
 
-def steps_per_epoch(count: int, batch_size: int) -> int:
-    """Return how many whole batches `count` samples give; raises DriverError (2) if there is none."""
+def steps_per_epoch(count: int, batch_size: int, batches: int = 1) -> int:
+    """Return how many times `count` samples give so many whole batches; raises DriverError (2) if they never do."""
+    if batches > 1 and count < batch_size * batches:
+        raise DriverError(
+            f"solver.iter_size: the training split has {count} samples, fewer than the {batches} batches of "
+            f"{batch_size} that make one update; choose a smaller iter_size, or a smaller data.batch_size",
+            ExitCode.USAGE,
+        )
     if count < batch_size:
         raise DriverError(
             f"data.batch_size: the training split has {count} samples, fewer than one batch of {batch_size}; "
             f"choose a batch_size of at most {count}",
             ExitCode.USAGE,
         )
-    return count // batch_size
+    return count // (batch_size * batches)
 
 
 def sample_count(split: Split) -> int:
