@@ -15,6 +15,7 @@ from netc.rewrite.fold import fold_batch_normalization, split
 from netc.rewrite.passes import Target, clean, optimize_step
 from netc.solver.step import append_update
 from netc.spec.load import Loaded
+from netc.transfer import glob_mistakes
 
 FLOAT = ir.DataType.FLOAT
 
@@ -86,6 +87,8 @@ def lower_phases(loaded: Loaded, dtype: ir.DataType = FLOAT) -> tuple[Network, N
                 f"{list(other.shape)} in the train phase; both phases must use the same parameters"
             )
             raise SpecError([loaded.at(place, message)])
+    if mistakes := list(glob_mistakes(loaded, (training.net.state | testing.net.state).values())):
+        raise SpecError(mistakes)
     return training, testing
 
 

@@ -28,7 +28,8 @@ from netc.graph.rules import broken_rule
 from netc.graph.verify import VerificationError
 from netc.layers.context import StateTensor
 from netc.network import Network
-from netc.spec.model import NetSpec
+from netc.spec.model import InitFrom, NetSpec
+from netc.transfer import drawn
 
 Entry = dict[str, Any]
 FORMAT = "netc.artifact"
@@ -80,8 +81,13 @@ class Artifact:
             ],
             "metrics": list(self.metrics),
             **({"population_batches": self.spec.solver.population_batches} if "population" in self.programs else {}),
+            **({"init_from": self._init_from(self.spec.init_from)} if self.spec.init_from else {}),
             "graphs": {name: {"file": f"{name}.onnx", **interface(program)} for name, program in self.programs.items()},
         }
+
+    def _init_from(self, source: InitFrom) -> Entry:
+        """Return what the host loads before the first step, and which tensors it leaves as they are."""
+        return {**source.model_dump(), "drawn": drawn(self.spec.reinit, self.state)}
 
     def models(self) -> dict[str, onnx.ModelProto]:
         """Return the ONNX models by graph name, checked.

@@ -17,6 +17,7 @@ from netc.graph import GraphBuilder, Origin, shape_of
 from netc.layers.activation import Sigmoid, Softmax
 from netc.layers.base import MAX_ELEMENTS, Counts, Layer, LayerError, Loss, Mean, Metric, Phase, elements, sample
 from netc.layers.context import Context
+from netc.layers.tuning import Tuning
 from netc.spec.load import UNKNOWN_INPUT, Loaded
 from netc.spec.model import Input
 from netc.wiring import Placed, Wiring, wire
@@ -114,7 +115,11 @@ class _Lowering:
         self._diagnostics: list[Diagnostic] = [*loaded.diagnostics, *self._wiring.diagnostics]
         solver = loaded.spec.solver
         self._net = Context(
-            GraphBuilder(loaded.spec.name, dtype), phase, random_seed=solver.random_seed, planned=solver.max_iter or 1
+            GraphBuilder(loaded.spec.name, dtype),
+            phase,
+            random_seed=solver.random_seed,
+            planned=solver.max_iter or 1,
+            tuning=Tuning(tuple(loaded.spec.freeze), loaded.spec.lr_mult),
         )
         self._network = Network(self._net, placed=self._wiring.placed)
         self._too_few: set[tuple[str | None, ...]] = set()  # scores and labels reported as not fitting
@@ -340,6 +345,10 @@ class _Lowering:
 
     def _warn(self) -> None:
         """Warn of what is allowed but hardly meant."""
+        spec = self._loaded.spec
+        if spec.reinit and spec.init_from is None:
+            message = "reinit: has no effect without init_from, since all weights are drawn anew then; add init_from"
+            self._network.warnings.append(self._loaded.at(("reinit",), message, key=True))
         for placed in self._wiring.placed:
             layer, name = placed.layer, placed.layer.name
             activation = layer.activation if isinstance(layer, Loss) else None

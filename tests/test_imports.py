@@ -25,6 +25,7 @@ ROOMS = (
     "spec",
     "wiring",
     "network",
+    "transfer",
     "rewrite",
     "emit",
     "build",

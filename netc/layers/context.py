@@ -10,6 +10,7 @@ from netc.graph import GraphBuilder, shape_of
 from netc.graph.counter_rng import CounterRNG
 from netc.layers.base import MAX_PARAMETERS, Layer, LayerError, ParamSpec, Phase
 from netc.layers.fillers import Constant, Filler, Msra, Xavier
+from netc.layers.tuning import Tuning
 
 _PLAIN = ParamSpec()
 
@@ -18,7 +19,7 @@ _PLAIN = ParamSpec()
 class StateTensor:
     """One tensor of the state: what the manifest says of it, how it starts, how the solver treats it.
 
-    `layer` is the layer that declares it, the first of those that share it.
+    `layer` is the layer that declares it, the first of those that share it; `factor` multiplies its learning rate.
     """
 
     name: str
@@ -28,11 +29,12 @@ class StateTensor:
     filler: Filler
     layer: str = ""
     declared: ParamSpec = _PLAIN
+    factor: float = 1.0
 
     @property
     def lr_mult(self) -> float:
-        """The factor of the learning rate."""
-        return self.declared.lr_mult
+        """The factor of the learning rate; 0 for what is frozen."""
+        return self.declared.lr_mult * self.factor
 
     @property
     def decay_mult(self) -> float:
@@ -49,6 +51,7 @@ class Context:
         phase: `train` or `test`.
         random_seed: the first value of the seed.
         planned: the first value of the planned number of updates.
+        tuning: what is frozen, and whose learning rate is another one.
         state: all state tensors declared so far, by name, in order.
         inputs: the graph input of each state tensor.
         updates: new values of state tensors, such as running statistics.
@@ -59,6 +62,7 @@ class Context:
     phase: Phase
     random_seed: int = 0
     planned: int = 1
+    tuning: Tuning = field(default_factory=Tuning)
     state: dict[str, StateTensor] = field(default_factory=dict)
     inputs: dict[str, ir.Value] = field(default_factory=dict)
     updates: dict[str, ir.Value] = field(default_factory=dict)
@@ -101,8 +105,9 @@ class Context:
         if suffix == "weight" and shape[0] > 1 and isinstance(filler, Constant) and filler.value == 0.0:
             self._warnings.append("all weights start at 0, so its units can never differ; use another weight_filler")
         self._learned = learned
+        factor = self.tuning.factor(layer.name, name)
         return self._declare(
-            StateTensor(name, self.g.dtype, tuple(shape), "parameter", filler, layer.name, spec),
+            StateTensor(name, self.g.dtype, tuple(shape), "parameter", filler, layer.name, spec, factor),
         )
 
     def _check_shared(self, first: StateTensor, spec: ParamSpec, suffix: str, shape: list[int]) -> None:
@@ -127,6 +132,11 @@ class Context:
         layer = self._current().name
         name, filler = f"{layer}.{suffix}", Constant(value=value)
         return self._declare(StateTensor(name, self.g.dtype, tuple(shape), "statistic", filler, layer))
+
+    def is_frozen(self, suffix: str) -> bool:
+        """Whether the user wants `LAYER.suffix` to stay as it is."""
+        layer = self._current().name
+        return self.tuning.is_frozen(layer, f"{layer}.{suffix}")
 
     def update(self, statistic: ir.Value, value: ir.Value) -> None:
         """Give a statistic its value for the next step."""

@@ -35,6 +35,7 @@ class Unknown(Layer):
         raise AssertionError("an unknown layer is never lowered")
 
 
+OPTIONAL = ("init_from", "reinit", "freeze", "lr_mult")  # sections that a spec with a mistake in them can do without
 # Fits every reader, as `Unknown` does.
 UNKNOWN_INPUT = Input.model_construct()
 
@@ -132,7 +133,7 @@ def _replace(value: dict[str, Any], path: Path) -> None:
         value.pop("fuse", None)
     elif path[:1] == ("inputs",) and len(path) > 1 and path[-1] != "[key]":
         value["inputs"][path[1]] = UNKNOWN_INPUT
-    elif len(path) == 1 and path[0] not in NetSpec.model_fields:
+    elif path[0] in OPTIONAL or (len(path) == 1 and path[0] not in NetSpec.model_fields):
         value.pop(str(path[0]), None)
     layers, index = None, 0
     inside: Any = value

@@ -132,6 +132,30 @@ class Metric:
 
 
 @dataclass(frozen=True)
+class InitFrom:
+    """What a run starts from: a path, which checkpoint of a run, names there with the names here, and what is kept.
+
+    State tensors in `drawn` keep the values of init.safetensors.
+    """
+
+    path: str
+    checkpoint: str
+    rename: Mapping[str, str]
+    drawn: frozenset[str]
+
+    @classmethod
+    def parse(cls, entry: Mapping[str, Any]) -> "InitFrom":
+        """Read what the manifest says; raises MalformedError."""
+        rename, drawn = field(entry, "rename", dict), field(entry, "drawn", list)
+        return cls(
+            path=field(entry, "path", str),
+            checkpoint=field(entry, "checkpoint", str),
+            rename={name: field(rename, name, str) for name in rename},
+            drawn=frozenset(map(str, drawn)),
+        )
+
+
+@dataclass(frozen=True)
 class Artifact:
     """What the compiler wrote, validated; the tensors stay on disk until `initial_state`.
 
@@ -149,6 +173,7 @@ class Artifact:
     graphs: Mapping[str, Interface]
     files: Mapping[str, str]
     population_batches: int = 0
+    init_from: InitFrom | None = None
 
     @classmethod
     def load(cls, folder: Path) -> "Artifact":
@@ -179,6 +204,7 @@ class Artifact:
         if version != FORMAT_VERSION:
             raise MalformedError(f"its format_version is {version}, this driver reads {FORMAT_VERSION}")
         graphs, files = {}, {}
+        source = optional(manifest, "init_from", dict)
         entries = field(manifest, "graphs", dict)
         for key in GRAPHS:
             if key not in entries:
@@ -205,6 +231,7 @@ class Artifact:
             graphs=graphs,
             files=files,
             population_batches=optional(manifest, "population_batches", int) or 0,
+            init_from=None if source is None else InitFrom.parse(source),
         )
         artifact._check_batch()
         artifact._check_references()

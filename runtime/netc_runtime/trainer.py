@@ -28,6 +28,7 @@ from netc_runtime.run import RunFolder
 from netc_runtime.session import Host
 from netc_runtime.specs import require_same_spec
 from netc_runtime.step import TrainingStep
+from netc_runtime.transfer import InitReport, initialised
 
 _SHOWN = 5  # names of bad values in one sentence
 # The kinds of metric that say which checkpoint is the best, the first one first, and whether larger is better.
@@ -106,7 +107,7 @@ class _Session:
             resumed.checkpoint.position.require_epochs_of(self._plan.steps_per_epoch, resumed.path)
             self._plan.require_reach(resumed.checkpoint.position.step, f"the run {run.path}")
         host = self._host(resumed)
-        state = dict(resumed.checkpoint.state) if resumed else artifact.initial_state()
+        state, self._init_report = self._first_state(artifact, resumed)
         self._step = TrainingStep(artifact, state, host)
         self._evaluator = Evaluator(artifact, host)
         self._population = Population(artifact, host) if artifact.has_population else None
@@ -122,6 +123,8 @@ class _Session:
                 reporter.warn(change)
         # Only now, when nothing else can be wrong, does the run folder change.
         self._artifact = run.install(artifact)
+        if self._init_report is not None:
+            run.record_init(self._init_report.as_dict())
         self._position = self._reopened(resumed.checkpoint.position) if resumed else Position.start()
         self._saved = resumed.path if resumed else None
         if resumed:
@@ -132,6 +135,14 @@ class _Session:
         self._rates = rates
         self._log = MetricsLog(run.path, averaged, self._evaluator.metric_names, rates)
         self._log.rewind(self._position)
+
+    def _first_state(self, artifact: Artifact, resumed: Newest | None) -> tuple[dict[str, Array], InitReport | None]:
+        """Return the state to begin with; only a new run needs what its spec starts from."""
+        if resumed is not None:
+            return dict(resumed.checkpoint.state), None
+        if artifact.init_from is None:
+            return artifact.initial_state(), None
+        return initialised(artifact, artifact.init_from, self._reporter.warn)
 
     def _reopened(self, position: Position) -> Position:
         """Return where to continue: a plan may end now where the run stands, still without population statistics."""
@@ -208,6 +219,7 @@ class _Session:
             max_epochs=self._plan.max_epochs,
             step=self._position.step,
             metrics=self._artifact.metrics,
+            init_from=self._init_report,
         )
 
     def _epoch(self, interrupts: Interrupts) -> Mapping[str, float]:
