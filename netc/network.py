@@ -120,6 +120,7 @@ class _Lowering:
             random_seed=solver.random_seed,
             planned=solver.max_iter or 1,
             tuning=Tuning(tuple(loaded.spec.freeze), loaded.spec.lr_mult),
+            phased=bool(loaded.spec.phases),
         )
         self._network = Network(self._net, placed=self._wiring.placed)
         self._too_few: set[tuple[str | None, ...]] = set()  # scores and labels reported as not fitting
@@ -269,8 +270,9 @@ class _Lowering:
         if not layer.is_loss:
             return
         with g.origin(Origin(layer.name, "weight")), g.arithmetic():
-            weight: ir.Value | float = layer.loss_weight
-            for side in placed.sides:
+            dropped = placed.is_companion and not self._loaded.trains_sides
+            weight: ir.Value | float = 0.0 if dropped else layer.loss_weight
+            for side in () if dropped else placed.sides:
                 factor = side.loss_weight.value(g, self._net.progress)
                 weight = 0.0 if 0.0 in (factor, weight) else factor * weight
             value = mean.value

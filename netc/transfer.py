@@ -24,18 +24,18 @@ def glob_mistakes(loaded: Loaded, state: Iterable[StateTensor]) -> Iterator[Diag
     kept = [t for t in state if t.role in LOADED]
     learned = [t for t in kept if t.role == "parameter"]
     given: list[tuple[Sequence[str | int], str, list[StateTensor]]] = [
-        *((("freeze", index), glob, kept) for index, glob in enumerate(spec.freeze)),
+        *(((*loaded.path_of("freeze"), index), glob, kept) for index, glob in enumerate(spec.freeze)),
         *((("reinit", index), glob, kept) for index, glob in enumerate(spec.reinit)),
-        *((("lr_mult", glob), glob, learned) for glob in spec.lr_mult),
+        *(((*loaded.path_of("lr_mult"), glob), glob, learned) for glob in spec.lr_mult),
     ]
     for path, glob, tensors in given:
         if not any(matches(glob, tensor.layer, tensor.name) for tensor in tensors):
-            message = f'{path[0]}: "{glob}" matches neither a layer with parameters nor one of these'
-            yield loaded.at(path, message + _suggestion(glob, tensors), key=path[0] == "lr_mult")
+            message = f'{path[-2]}: "{glob}" matches neither a layer with parameters nor one of these'
+            yield loaded.at(path, message + _suggestion(glob, tensors), key=path[-2] == "lr_mult")
     if learned and (spec.freeze or spec.lr_mult) and not any(tensor.lr_mult for tensor in learned):
         section = "freeze" if spec.freeze else "lr_mult"
         message = f"{section}: every parameter is frozen, so there is nothing to train; leave at least one out"
-        yield loaded.at((section,), message, key=True)
+        yield loaded.at(loaded.path_of(section), message, key=True)
 
 
 def _suggestion(glob: str, tensors: Iterable[StateTensor]) -> str:

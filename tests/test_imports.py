@@ -23,6 +23,7 @@ ROOMS = (
     "layers",
     "solver",
     "spec",
+    "phases",
     "wiring",
     "network",
     "transfer",

@@ -52,6 +52,7 @@ class Context:
         random_seed: the first value of the seed.
         planned: the first value of the planned number of updates.
         tuning: what is frozen, and whose learning rate is another one.
+        phased: whether training has phases, from whose beginnings policies and schedules count.
         state: all state tensors declared so far, by name, in order.
         inputs: the graph input of each state tensor.
         updates: new values of state tensors, such as running statistics.
@@ -63,6 +64,7 @@ class Context:
     random_seed: int = 0
     planned: int = 1
     tuning: Tuning = field(default_factory=Tuning)
+    phased: bool = False
     state: dict[str, StateTensor] = field(default_factory=dict)
     inputs: dict[str, ir.Value] = field(default_factory=dict)
     updates: dict[str, ir.Value] = field(default_factory=dict)
@@ -183,15 +185,22 @@ class Context:
         """Return the number of completed updates, int64 []."""
         return self._declare(StateTensor("step", ir.DataType.INT64, (), "step", Constant()))
 
+    def iteration(self) -> ir.Value:
+        """Return the number of completed updates of the phase of training, or of the run if it has none, int64 []."""
+        if not self.phased:
+            return self.step()
+        start = self._declare(StateTensor("phase_start", ir.DataType.INT64, (), "phase_start", Constant()))
+        return self.g.Sub(self.step(), start)
+
     def seed(self) -> ir.Value:
         """Return the seed of all randomness, uint32 [1]."""
         return self._declare(StateTensor("seed", ir.DataType.UINT32, (1,), "seed", Constant(value=self.random_seed)))
 
     def progress(self) -> ir.Value:
-        """Return the fraction of the planned updates that is done, a scalar."""
+        """Return the fraction of the planned updates, of the phase if there are phases, that is done, a scalar."""
         horizon = StateTensor("max_steps", self.g.dtype, (), "max_steps", Constant(value=self.planned))
         planned = self._declare(horizon)
-        return self.g.Div(self.g.Cast(self.step(), to=self.g.dtype), planned)
+        return self.g.Div(self.g.Cast(self.iteration(), to=self.g.dtype), planned)
 
     def slot(self, parameter: StateTensor, slot: str) -> ir.Value:
         """Declare memory of the solver for a parameter, zero at first."""

@@ -22,12 +22,12 @@ def append_update(net: Context, solver: Solver, objective: ir.Value) -> ir.Value
     Returns:
         The learning rate of this step before any `lr_mult`, a scalar.
     """
-    g, it = net.g, net.step()
+    g, it = net.g, net.iteration()
     learned = [t for t in net.state.values() if t.role == "parameter" and t.lr_mult > 0]
     derivatives = gradients(g, VJP, objective, [net.inputs[t.name] for t in learned])
     with g.origin(Origin("solver", "update")), g.arithmetic():
         rate = solver.lr_policy.rate(g, solver.base_lr, it)
-        net.updates["step"] = it + 1
+        net.updates["step"] = net.step() + 1
     for tensor in learned:
         w = net.inputs[tensor.name]
         dw = derivatives.get(w)

@@ -129,6 +129,35 @@ Globs = Annotated[list[Glob], OneOrMore]
 Multiplier = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 
 
+class TrainingPhase(Declared):
+    """A part of training: what it gives replaces what the spec says, the rest holds as it stands there.
+
+    Phases follow each other in one run, whose whole length `solver` sets: the last phase takes what the others leave.
+    Each begins with the weights of the one before and an empty memory of its solver; rate policies and schedules count
+    from the beginning of the phase, and `until` is a fraction of it. Evaluation measures the objective of the last one.
+
+    Example:
+        phases:
+          - {epochs: 2, freeze: "conv*"}
+          - {solver: {base_lr: 0.001}}
+    """
+
+    model_config = ConfigDict(title="phase")
+
+    epochs: Size | None = None
+    """Length in passes over the training data; give this or iterations, and neither in the last phase."""
+    iterations: Size | None = None
+    """Length in steps."""
+    freeze: Globs | None = None
+    """What this phase leaves as it is."""
+    lr_mult: dict[Glob, Multiplier] | None = None
+    """Factors of the learning rate in this phase."""
+    sides: bool = True
+    """Whether companions take part; without them, they cost no gradients and their losses are only shown."""
+    solver: dict[str, Any] = {}
+    """Fields of the solver that differ: `{base_lr: 0.001, lr_policy: fixed}`, also its type."""
+
+
 class NetSpec(Declared):
     """A network, its data and its training: one file.
 
@@ -160,6 +189,8 @@ class NetSpec(Declared):
     """What training leaves as it is, in the same way; a BatchNorm chosen by its own name also keeps its statistics."""
     lr_mult: dict[Glob, Multiplier] = {}
     """Factors of the learning rate, in the same way: `{"conv*": 0.1}`; those that match multiply, also `param`'s."""
+    phases: list[TrainingPhase] = []
+    """Parts of training with settings of their own; without any, all of it is one."""
 
     def resolved(self) -> dict[str, Any]:
         """Return the spec as plain data with every default filled in."""

@@ -22,7 +22,7 @@ from netc_runtime.evaluate import Evaluator, data_section
 from netc_runtime.events import EpochDone, Reporter, Started, StepDone, TrainResult
 from netc_runtime.interrupts import Interrupts, StopRequestedError
 from netc_runtime.metricslog import MetricsLog
-from netc_runtime.plan import Plan
+from netc_runtime.plan import Plan, Stage
 from netc_runtime.population import Population
 from netc_runtime.run import RunFolder
 from netc_runtime.session import Host
@@ -100,22 +100,23 @@ class _Session:
         self._options = options
         self._reporter = reporter
         self._source: Source = open_source(data_section(artifact.spec))
-        check_fit(self._source, artifact.graph("train").inputs_of("batch"))
+        for phase in artifact.phases:
+            check_fit(self._source, artifact.graph(phase.graph).inputs_of("batch"))
         check_fit(self._source, artifact.graph("eval").inputs_of("batch"))
         self._plan = Plan.of(artifact, sample_count(self._source.train))
         if resumed:
             resumed.checkpoint.position.require_epochs_of(self._plan.steps_per_epoch, resumed.path)
             self._plan.require_reach(resumed.checkpoint.position.step, f"the run {run.path}")
-        host = self._host(resumed)
+        self._host = host = self._chosen_host(resumed)
         state, self._init_report = self._first_state(artifact, resumed)
-        self._step = TrainingStep(artifact, state, host)
+        self._stage = self._plan.stage_before(resumed.checkpoint.position.step if resumed else 0)
+        self._step = TrainingStep(artifact, state, host, self._stage.graph)
         self._evaluator = Evaluator(artifact, host)
         self._population = Population(artifact, host) if artifact.has_population else None
         self._threads = host.thread_count
+        self._set_horizon(artifact)
         for spec in artifact.state:
-            if spec.role == "max_steps":
-                self._step.set_constant(spec.name, self._plan.total_steps)
-            elif spec.role == "seed" and resumed is None:
+            if spec.role == "seed" and resumed is None:
                 self._step.set_constant(spec.name, self._plan.seed % (1 << 32))
         if resumed:
             now = self._step.device, self._step.onnxruntime_version, artifact.netc_version
@@ -144,6 +145,24 @@ class _Session:
             return artifact.initial_state(), None
         return initialised(artifact, artifact.init_from, self._reporter.warn)
 
+    def _set_horizon(self, artifact: Artifact) -> None:
+        """Tell the step where its phase begins and how long it is."""
+        for spec in artifact.state:
+            if spec.role == "max_steps":
+                self._step.set_constant(spec.name, self._stage.end - self._stage.start)
+            elif spec.role == "phase_start":
+                self._step.set_constant(spec.name, self._stage.start)
+
+    def _enter(self, stage: Stage) -> None:
+        """Begin another phase with the weights of the one before, and without the memory of its solver."""
+        state = self._step.state()
+        for spec in self._artifact.state:
+            if spec.role == "optimizer":
+                state[spec.name] = np.zeros_like(state[spec.name])
+        self._stage = stage
+        self._step = TrainingStep(self._artifact, state, self._host, stage.graph)
+        self._set_horizon(self._artifact)
+
     def _reopened(self, position: Position) -> Position:
         """Return where to continue: a plan may end now where the run stands, still without population statistics."""
         if self._population is None or position.population or position.step < self._plan.total_steps:
@@ -154,7 +173,7 @@ class _Session:
             position = replace(position, epoch=position.epoch - 1, cursor=cursor, sums={})
         return replace(position, evaluated=False)
 
-    def _host(self, resumed: Newest | None) -> Host:
+    def _chosen_host(self, resumed: Newest | None) -> Host:
         asked = self._options.host
         if resumed is None:
             return asked
@@ -258,11 +277,14 @@ class _Session:
         """Train to the end of the epoch or of the plan."""
         plan, position = self._plan, self._position
         order = permutation(plan.seed, position.epoch, sample_count(self._source.train))
-        inputs = self._artifact.graph("train").inputs_of("batch")
+        inputs = self._artifact.graph(self._stage.graph).inputs_of("batch")
         totals = self._artifact.metrics_of("total")
         cursor, step, sums = position.cursor, position.step, dict(position.sums)
         while cursor < plan.steps_per_epoch and step < plan.total_steps:
             interrupts.check()
+            if step == self._stage.end:
+                self._enter(plan.stage_after(step))
+                inputs = self._artifact.graph(self._stage.graph).inputs_of("batch")
             indices = order[cursor * plan.batch_size : (cursor + 1) * plan.batch_size]
             metrics = self._step.run(gather(self._source.train, inputs, indices))
             if not all(math.isfinite(metrics[name]) for name in totals):
@@ -326,7 +348,9 @@ class _Session:
 
     def _diverged(self, step: int, values: list[str]) -> NoReturn:
         feeds = self._step.last_feeds()
-        origin = "" if feeds is None else f"{origin_of_divergence(self._artifact, feeds, self._threads)}; "
+        origin = ""
+        if feeds is not None:
+            origin = f"{origin_of_divergence(self._artifact, feeds, self._threads, self._stage.graph)}; "
         raise DriverError(
             f"training diverged at step {step}: {origin}{_listed(values)}; {self._advice()}", ExitCode.DIVERGED
         )

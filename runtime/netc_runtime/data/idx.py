@@ -50,7 +50,9 @@ class IDX(Source):
         if path is not None and not isinstance(path, str):
             problems.append((("path",), f"path should be the folder with the four IDX files, as a text, not {path!r}"))
         if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
-            problems.append((("limit",), f"limit should be how many training samples to keep, 1 or more, not {limit!r}"))
+            problems.append(
+                (("limit",), f"limit should be how many training samples to keep, 1 or more, not {limit!r}")
+            )
         return problems
 
     @classmethod
