@@ -95,7 +95,9 @@ def finished(artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     return run, recorder
 
 
-@pytest.mark.parametrize("stops", [(10,), (43,), (44,), (45,), (50,), (63,), (64,), (65,), (88,), (20, 44, 64, 90, 131)])
+@pytest.mark.parametrize(
+    "stops", [(10,), (43,), (44,), (45,), (50,), (63,), (64,), (65,), (88,), (20, 44, 64, 90, 131)]
+)
 def test_a_run_stopped_in_any_phase_ends_in_the_same_bytes(
     stops: tuple[int, ...], artifact: Path, finished: tuple[Path, Recorder], tmp_path: Path
 ) -> None:
@@ -108,12 +110,17 @@ def test_the_first_phase_is_a_run_of_its_own(artifact: Path, finished: tuple[Pat
     alone["solver"] = SPEC["solver"] | {"max_epochs": 1}
     write(build(load(parse_tree(json.dumps(alone), "spec.yaml"))), tmp_path / "alone")
     train(TrainOptions(tmp_path / "alone_run", tmp_path / "alone", CPU), Recorder())
-    state, expected = load_file(finished[0] / "checkpoints" / "step_44.safetensors"), load_file(newest(tmp_path / "alone_run"))
+    state, expected = (
+        load_file(finished[0] / "checkpoints" / "step_44.safetensors"),
+        load_file(newest(tmp_path / "alone_run")),
+    )
     for name, array in expected.items():
         assert state[name].tobytes() == array.tobytes(), name
 
 
-def test_frozen_and_dropped_parameters_stay_where_they_are(artifact: Path, finished: tuple[Path, Recorder], tmp_path: Path) -> None:
+def test_frozen_and_dropped_parameters_stay_where_they_are(
+    artifact: Path, finished: tuple[Path, Recorder], tmp_path: Path
+) -> None:
     with pytest.raises(DriverError, match="after step 64"):
         train(TrainOptions(tmp_path / "run", artifact, CPU), signal_at(64))
     first = load_file(artifact / "init.safetensors")
@@ -162,7 +169,9 @@ def test_companions_that_are_dropped_cost_no_gradient() -> None:
 
     def backward(name: str) -> set[str]:
         nodes = list(programs[name].graph)
-        return {n.metadata_props["netc.layer"] for n in nodes if n.metadata_props.get("netc.part") in ("grad", "update")}
+        return {
+            n.metadata_props["netc.layer"] for n in nodes if n.metadata_props.get("netc.part") in ("grad", "update")
+        }
 
     assert backward("train.1") == {"scores1", "loss1", "scores", "loss", "total", "solver"}
     assert not backward("train.2") & {"scores1", "loss1"}
@@ -194,7 +203,7 @@ def test_a_run_of_other_phases_is_refused(artifact: Path, finished: tuple[Path, 
     ("phases", "said"),
     [
         ([{}, {}], "a phase before the last one needs exactly one of epochs and iterations, not none"),
-        ([{"epochs": 1, "iterations": 2}, {}], "a phase before the last one needs exactly one of epochs and iterations, not 2"),
+        ([{"epochs": 1, "iterations": 2}, {}], "needs exactly one of epochs and iterations, not 2"),
         ([{"epochs": 1}, {"epochs": 1}], "epochs: the last phase lasts until the end of the run"),
         ([{"epochs": 0}, {}], "epochs: must be greater than 0, got 0"),
         ([{"epochs": 1, "freeze": "conv9"}, {}], 'freeze: "conv9" matches neither'),

@@ -137,8 +137,11 @@ class TrainingPhase(Declared):
     from the beginning of the phase, and `until` is a fraction of it. Evaluation measures the objective of the last one.
 
     Example:
+        layers:
+          - {name: conv1, type: Convolution, num_output: 16, kernel_size: 3}
+          - {type: ReLU}
         phases:
-          - {epochs: 2, freeze: "conv*"}
+          - {iterations: 5, freeze: "conv*"}
           - {solver: {base_lr: 0.001}}
     """
 
@@ -163,6 +166,10 @@ class NetSpec(Declared):
 
     `fuse` is a head over the scores of all sides (Xie & Tu 2015), which inference keeps: declared like a side, its
     first layer reads what the first loss of each side reads, unless it names its bottoms.
+
+    `reinit`, `freeze` and `lr_mult` take globs, which are compared with the names of layers (`res3/1/conv2`) and with
+    the whole names of their tensors (`conv1.weight`): `*` is any text, slashes included, `?` one character, `[12]` one
+    of several. A parameter that layers share belongs to the first of them. A glob that matches nothing is a mistake.
     """
 
     model_config = ConfigDict(title="the spec")
