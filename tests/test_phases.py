@@ -149,7 +149,7 @@ def test_rates_and_companions_count_from_the_beginning_of_a_phase(finished: tupl
         # Sums of float32 numbers up to 5.
         assert step.metrics["total"] == pytest.approx(total, rel=1e-5), step.step
     state = load_file(newest(run))
-    assert (state["phase_start"], state["max_steps"], state["step"]) == (64, 68, 132)
+    assert [float(state[name]) for name in ("phase_start", "max_steps", "step")] == [64, 68, 132]
 
 
 def test_a_phase_begins_without_memory_of_the_solver(tmp_path: Path) -> None:

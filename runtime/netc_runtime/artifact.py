@@ -163,13 +163,14 @@ class InitFrom:
     @classmethod
     def parse(cls, entry: Mapping[str, Any]) -> "InitFrom":
         """Read what the manifest says; raises MalformedError."""
-        rename, drawn = field(entry, "rename", dict), field(entry, "drawn", list)
-        return cls(
-            path=field(entry, "path", str),
-            checkpoint=field(entry, "checkpoint", str),
-            rename={name: field(rename, name, str) for name in rename},
-            drawn=frozenset(map(str, drawn)),
-        )
+        given, drawn = field(entry, "rename", dict), field(entry, "drawn", list)
+        rename, checkpoint = {name: field(given, name, str) for name in given}, field(entry, "checkpoint", str)
+        if checkpoint not in ("last", "best"):
+            raise MalformedError(f'"checkpoint" of "init_from" should be last or best, not "{checkpoint}"')
+        for there, here in rename.items():
+            if there.count("*") != here.count("*"):
+                raise MalformedError(f'"rename" of "init_from" has "{there}" and "{here}" with different numbers of *')
+        return cls(field(entry, "path", str), checkpoint, rename, frozenset(map(str, drawn)))
 
 
 @dataclass(frozen=True)
