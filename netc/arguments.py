@@ -51,13 +51,17 @@ def _manifest(path: Path) -> dict[str, Any]:
     return dict(manifest)
 
 
-def spec_overrides(given: Sequence[str] | None, batch_size: int | None = None, seed: int | None = None) -> list[str]:
+def spec_overrides(
+    given: Sequence[str] | None, batch_size: int | None = None, seed: int | None = None, init_from: str | None = None
+) -> list[str]:
     """Return all options as `--set` would give them."""
     options = list(given or [])
     if batch_size is not None:
         options.append(f"data.batch_size={batch_size}")
     if seed is not None:
         options.append(f"solver.random_seed={seed}")
+    if init_from is not None:
+        options.append(f"init_from={json.dumps(init_from)}")  # in quotes, whatever it looks like
     return options
 
 

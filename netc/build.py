@@ -3,19 +3,22 @@
 import contextlib
 import gc
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from netc.emit import Artifact, Entry, Program
+from netc.emit import Artifact, Entry, Program, train_graphs
 from netc.errors import Diagnostic, SpecError, did_you_mean
 from netc.graph.verify import verify
 from netc.layers.base import Metric, Phase
 from netc.network import Count, Network, Term, lower
+from netc.phases import specs_of_phases
 from netc.rewrite.fold import fold_batch_normalization, split
 from netc.rewrite.passes import Target, clean, optimize_step
 from netc.solver.policies import Plateau
 from netc.solver.step import append_update
 from netc.spec.load import Loaded
+from netc.transfer import glob_mistakes
 
 FLOAT = ir.DataType.FLOAT
 
@@ -44,39 +47,65 @@ def build(loaded: Loaded, target: Target = "cpu", dtype: ir.DataType = FLOAT) ->
     Raises:
         SpecError: with all mistakes of the spec.
     """
-    training, testing = lower_phases(loaded, dtype)
-    inference = lower(loaded, "test", None, objectives=False, dtype=dtype)
+    lowered = lower_phases(loaded, dtype)
+    last = lowered.specs[-1]
+    training, testing = lowered.training[-1], lowered.testing
+    inference = lower(last, "test", None, objectives=False, dtype=dtype)
     state = training.net.state | testing.net.state
-    train = train_program(loaded, training, target, dtype)
-    state |= training.net.state
-    programs = {"train": train, "eval": eval_program(loaded, testing), **inference_programs(loaded, inference)}
+    names = train_graphs(len(lowered.specs))
+    trains = [train_program(*each, target, dtype) for each in zip(lowered.specs, lowered.training, strict=True)]
+    for network in reversed(lowered.training):
+        state |= network.net.state
+    programs = {"train": trains[-1], "eval": eval_program(last, testing), **inference_programs(last, inference)}
+    programs |= dict(zip(names[:-1], trains[:-1], strict=True))
     if training.net.batch_statistics:
-        programs["population"] = population_program(loaded, target, dtype)
+        programs["population"] = population_program(last, target, dtype)
     averages = {tensor.filled_as: name for name, tensor in state.items() if tensor.role == "average"}
-    for name in programs.keys() - {"train"}:
+    for name in programs.keys() - set(names):
         use_averages(programs[name], averages)
     return Artifact(loaded.spec, target, programs, list(state.values()), metric_entries(training, testing), training)
 
 
+@dataclass(frozen=True)
+class Lowered:
+    """A spec, lowered: what each phase of training trains by and its network, and the network of evaluation."""
+
+    specs: list[Loaded]
+    training: list[Network]
+    testing: Network
+
+
 @_collector_paused()
-def lower_phases(loaded: Loaded, dtype: ir.DataType = FLOAT) -> tuple[Network, Network]:
-    """Lower for training and for evaluation.
+def lower_phases(loaded: Loaded, dtype: ir.DataType = FLOAT) -> Lowered:
+    """Lower for every phase of training and for evaluation, which measures what the last one minimises.
 
     Raises:
-        SpecError: with the mistakes of both phases, or a layer whose parameters differ between them.
+        SpecError: with the mistakes of all, or a layer whose parameters differ between training and evaluation.
     """
+    specs = specs_of_phases(loaded)
     networks: list[Network] = []
     mistakes: list[Diagnostic] = []
-    phases: tuple[tuple[Phase, int | None], ...] = (("train", loaded.spec.data.batch_size), ("test", None))
-    for phase, batch_size in phases:
+    phases: list[tuple[Loaded, Phase, int | None]] = [(specs[-1], "test", None)]
+    phases[:0] = [(spec, "train", loaded.spec.data.batch_size) for spec in specs]
+    for spec, phase, batch_size in phases:
         try:
-            networks.append(lower(loaded, phase, batch_size, dtype=dtype))
+            networks.append(lower(spec, phase, batch_size, dtype=dtype))
         except SpecError as error:
             known = {mistake.position for mistake in mistakes}  # the same mistake reads differently for one sample
             mistakes += [mistake for mistake in error.diagnostics if mistake.position not in known]
     if mistakes:
         raise SpecError(mistakes)
-    training, testing = networks
+    *training, testing = networks
+    _check_parameters(loaded, training[-1], testing)
+    for spec, network in zip(specs, training, strict=True):
+        mistakes += glob_mistakes(spec, (testing.net.state | network.net.state).values())
+    if mistakes:
+        raise SpecError(mistakes)
+    return Lowered(specs, training, testing)
+
+
+def _check_parameters(loaded: Loaded, training: Network, testing: Network) -> None:
+    """Refuse a network without parameters, or with parameters that differ between training and evaluation."""
     if not any(tensor.role == "parameter" for tensor in training.net.state.values()):
         message = "no layer has a parameter, so there is nothing to train; add one, such as an InnerProduct"
         raise SpecError([loaded.at(("layers",), message, key=True)])
@@ -84,7 +113,6 @@ def lower_phases(loaded: Loaded, dtype: ir.DataType = FLOAT) -> tuple[Network, N
     said = set(map(str, training.warnings))
     training.warnings += [warning for warning in testing.warnings if str(warning) not in said]
     require_monitor(loaded, testing)
-    return training, testing
 
 
 def compare_phases(loaded: Loaded, training: Network, testing: Network) -> None:

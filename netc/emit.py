@@ -28,7 +28,8 @@ from netc.graph.rules import broken_rule
 from netc.graph.verify import VerificationError
 from netc.layers.context import StateTensor
 from netc.network import Network
-from netc.spec.model import NetSpec
+from netc.spec.model import InitFrom, NetSpec
+from netc.transfer import drawn
 
 Entry = dict[str, Any]
 FORMAT = "netc.artifact"
@@ -81,8 +82,22 @@ class Artifact:
             ],
             "metrics": list(self.metrics),
             **({"population_batches": self.spec.solver.population_batches} if "population" in self.programs else {}),
+            **({"init_from": self._init_from(self.spec.init_from)} if self.spec.init_from else {}),
+            **({"phases": self._phases()} if self.spec.phases else {}),
             "graphs": {name: {"file": f"{name}.onnx", **interface(program)} for name, program in self.programs.items()},
         }
+
+    def _init_from(self, source: InitFrom) -> Entry:
+        """Return what the host loads before the first step, and which tensors it leaves as they are."""
+        return {**source.model_dump(), "drawn": drawn(self.spec.reinit, self.state)}
+
+    def _phases(self) -> list[Entry]:
+        """Return the program of each phase of training and its length, the last one's open."""
+        graphs = train_graphs(len(self.spec.phases))
+        return [
+            {"graph": graph, "epochs": phase.epochs, "iterations": phase.iterations}
+            for graph, phase in zip(graphs, self.spec.phases, strict=True)
+        ]
 
     def models(self) -> dict[str, onnx.ModelProto]:
         """Return the ONNX models by graph name, checked.
@@ -126,7 +141,7 @@ class Artifact:
 
     def _model(self, name: str, program: Program) -> onnx.ModelProto:
         for node in program.graph:
-            reason = broken_rule(node, static=name in ("train", "population"))
+            reason = broken_rule(node, static=name == "population" or name.startswith("train"))
             if reason is not None:
                 raise VerificationError(f"{name}.onnx: {node.name} ({node.op_type}): {reason}")
         model = ir.Model(
@@ -156,6 +171,11 @@ def _type_name(tensor: StateTensor) -> str:
 
 def _little_endian(array: np.ndarray) -> memoryview:
     return array.astype(array.dtype.newbyteorder("<"), order="C", copy=False).data
+
+
+def train_graphs(phases: int) -> list[str]:
+    """Return the names of the training programs of so many phases: that of the last one is `train`."""
+    return [*(f"train.{number}" for number in range(1, phases)), "train"]
 
 
 def interface(program: Program) -> Entry:

@@ -17,6 +17,7 @@ from netc.graph import GraphBuilder, Origin, shape_of
 from netc.layers.activation import Sigmoid, Softmax
 from netc.layers.base import MAX_ELEMENTS, Counts, Layer, LayerError, Loss, Mean, Metric, Phase, elements, sample
 from netc.layers.context import Context
+from netc.layers.tuning import Tuning
 from netc.spec.load import UNKNOWN_INPUT, Loaded
 from netc.spec.model import Input
 from netc.wiring import Placed, Wiring, wire
@@ -119,6 +120,8 @@ class _Lowering:
             random_seed=solver.random_seed,
             planned=solver.max_iter or 1,
             iter_size=solver.iter_size,
+            tuning=Tuning(tuple(loaded.spec.freeze), loaded.spec.lr_mult),
+            phased=bool(loaded.spec.phases),
         )
         self._network = Network(self._net, placed=self._wiring.placed)
         self._too_few: set[tuple[str | None, ...]] = set()  # scores and labels reported as not fitting
@@ -269,8 +272,9 @@ class _Lowering:
         if not layer.is_loss:
             return
         with g.origin(Origin(layer.name, "weight")), g.arithmetic():
-            weight: ir.Value | float = layer.loss_weight
-            for side in placed.sides:
+            dropped = placed.is_companion and not self._loaded.trains_sides
+            weight: ir.Value | float = 0.0 if dropped else layer.loss_weight
+            for side in () if dropped else placed.sides:
                 factor = side.loss_weight.value(g, self._net.progress)
                 weight = 0.0 if 0.0 in (factor, weight) else factor * weight
             value = mean.value
@@ -359,6 +363,10 @@ class _Lowering:
 
     def _warn(self) -> None:
         """Warn of what is allowed but hardly meant."""
+        spec = self._loaded.spec
+        if spec.reinit and spec.init_from is None:
+            message = "reinit: has no effect without init_from, since all weights are drawn anew then; add init_from"
+            self._network.warnings.append(self._loaded.at(("reinit",), message, key=True))
         for placed in self._wiring.placed:
             layer, name = placed.layer, placed.layer.name
             activation = layer.activation if isinstance(layer, Loss) else None

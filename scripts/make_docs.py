@@ -14,7 +14,7 @@ from netc.layers.schedules import SCHEDULES, Schedule
 from netc.schema import FAMILIES, Block, BlockFile, SpecFile, Use, language, text
 from netc.solver.policies import POLICIES, Policy
 from netc.solver.rules import SOLVERS, Solver
-from netc.spec.model import Data, Input
+from netc.spec.model import Data, InitFrom, Input, TrainingPhase
 
 ROOT = Path(__file__).parents[1]
 MADE = "<!-- Made by scripts/make_docs.py from the classes; edit their docstrings. -->\n"
@@ -46,6 +46,8 @@ LINKS = {
     "Side": "[side](layers.md#side)",
     "Data": "[data](language.md#data)",
     "Input": "[input](language.md#inputs)",
+    "InitFrom": "[init_from](language.md#starting-from-other-weights)",
+    "TrainingPhase": "[phase](language.md#phases-of-training)",
     "Block": "[block](language.md#blocks)",
 }
 
@@ -111,6 +113,8 @@ def language_page() -> str:
             *section(SpecFile, 2, title=""),
             *section(Input, 2, title="Inputs"),
             *section(Data, 2, title="Data"),
+            *section(InitFrom, 2, title="Starting from other weights"),
+            *section(TrainingPhase, 2, title="Phases of training"),
             *section(Block, 2, title="Blocks"),
             *section(Use, 3, title="Using a block"),
             *section(BlockFile, 3, title="A file of blocks"),

@@ -120,7 +120,7 @@ BAD_SPECS: list[tuple[str, list[tuple[str, str]], list[str]]] = [
     ("Caffe's kernel_h", [("kernel_size: 3", "kernel_size: 3, kernel_h: 3")], ['10:68: Convolution has no field "kernel_h"; write kernel_size: [h, w]']),
     ("Caffe's nested parameters", [("kernel_size: 3", "kernel_size: 3, convolution_param: {}")], ['10:68: Convolution has no field "convolution_param"; write its fields directly into the layer']),
     ("Caffe's AVE", [(POOL, "{type: Pooling, pool: AVE, kernel_size: 2}")], ["11:27: pool: expected 'max' or 'average', got \"AVE\"; did you mean \"average\"?"]),
-    ("unknown field like no other", [("name: small", "name: small\nfoo: 1")], ['3:1: the spec has no field "foo"; known: data, fuse, inputs, layers, name, netc, solver']),
+    ("unknown field like no other", [("name: small", "name: small\nfoo: 1")], ['3:1: the spec has no field "foo"; known: data, freeze, fuse, init_from, inputs, layers, lr_mult, name, netc, phases, reinit, solver']),
     ("misspelt section", [("layers:", "lyers:")], ['9:1: the spec has no field "lyers"; did you mean "layers"?']),
     ("missing name", [("name: small\n", "")], ['1:1: the spec: the field "name" is required']),
     ("missing version", [("netc: 1\n", "")], ['1:1: the spec: the field "netc" is required']),
@@ -267,7 +267,7 @@ BAD_SPECS: list[tuple[str, list[tuple[str, str]], list[str]]] = [
     ("side of a loss", [(LOSS, LOSS[:-1] + ", side: {layers: [{type: ReLU}]}}")], ["13:47: loss: a SoftmaxWithLoss has no top that a side could branch off"]),
     # several at once, in the order of the text
     ("several mistakes", [("classes: 10", "classes: 1"), ("source: digits", "source: digit"), ("num_output: 4", "num_output: four"), ("pool: max", "pool: mean"), ("[ip, label]", "[pi, label]"), ("base_lr: 0.01", "base_lr: -1")], ["5:20: classes: must be greater than 1, got 1", '7:11: unknown source "digit"; did you mean "digits"?', '10:49: num_output: expected an integer, got "four"', "11:39: pool: expected 'max' or 'average', got \"mean\"", '14:46: accuracy: unknown bottom "pi"; known: conv, image, ip, label, pool', "17:12: base_lr: must be greater than 0, got -1"]),
-    ("mistakes behind another version and a misspelt section", [("netc: 1", "netc: 2"), ("name: small", "name: small\nfoo: 1"), ("output: 4", "output: x")], ["1:7: netc: this netc reads version 1 of the language, not 2; write netc: 1", '3:1: the spec has no field "foo"; known: data, fuse, inputs, layers, name, netc, solver', '11:49: num_output: expected an integer, got "x"']),
+    ("mistakes behind another version and a misspelt section", [("netc: 1", "netc: 2"), ("name: small", "name: small\nfoo: 1"), ("output: 4", "output: x")], ["1:7: netc: this netc reads version 1 of the language, not 2; write netc: 1", '3:1: the spec has no field "foo"; known: data, freeze, fuse, init_from, inputs, layers, lr_mult, name, netc, phases, reinit, solver', '11:49: num_output: expected an integer, got "x"']),
     # syntax
     ("tab", [("  source: digits", "\tsource: digits")], ["7:1: a tab stands where YAML wants spaces; indent with spaces"]),
     ("unclosed bracket", [("[1, 8, 8]}", "[1, 8, 8}")], ['4:26: expected "," or "]" here: the "[" at line 4, column 18 is still open']),
@@ -376,7 +376,7 @@ BAD_COMMANDS: list[tuple[list[str], int, list[str]]] = [
     (["train"], 2, ["name the SPEC to train, or continue a run with --run DIR --resume"]),
     (["train", "--resume"], 2, ["--resume continues a run: name it with --run DIR"]),
     (["train", "--run", "none", "--resume"], 2, ["none is not a run folder, so there is nothing to resume"]),
-    (["train", "--run", "none", "--resume", "--seed", "1"], 2, ["--set, --seed and --batch-size change a spec: name the SPEC too"]),
+    (["train", "--run", "none", "--resume", "--seed", "1"], 2, ["--set, --seed, --batch-size and --init-from change a spec: name the SPEC too"]),
     (["train", "spec.yaml", "--run", "none", "--resume"], 2, ["none is not a run folder, so there is nothing to resume"]),
     (["train", "lennet"], 2, ['there is no file "lennet" and no spec of that name in the zoo; did you mean "lenet"?']),
     # what comes after it

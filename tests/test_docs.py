@@ -16,7 +16,7 @@ from netc.declared import Declared, Family
 from netc.layers.base import LAYERS, Include, Loss, Metric, ParamSpec, Side
 from netc.schema import FAMILIES, Block
 from netc.spec.load import load
-from netc.spec.model import Data, Input
+from netc.spec.model import Data, InitFrom, Input, TrainingPhase
 from netc.spec.text import parse_tree
 from netc_runtime.data import open_source
 from scripts.make_docs import DEFINITIONS, INPUTS, ROOT, example_of, explained, files, values
@@ -87,7 +87,10 @@ def test_the_example_compiles(family: Family[Any], cls: type[Declared]) -> None:
     compile_spec(spec_with(family, cls))
 
 
-@pytest.mark.parametrize("cls", [Include, ParamSpec, Side, Input, Data, Block], ids=lambda cls: cls.__name__)
+SECTIONS = [Include, ParamSpec, Side, Input, Data, InitFrom, TrainingPhase, Block]
+
+
+@pytest.mark.parametrize("cls", SECTIONS, ids=lambda cls: cls.__name__)
 def test_the_example_of_a_section_compiles(cls: type[Declared]) -> None:
     example = yaml.safe_load(explained(cls)[1])
     sections = {"layers": example} if isinstance(example, list) else example

@@ -59,6 +59,8 @@ layers:
   - {name: loss, type: SoftmaxWithLoss, loss_weight: 2.0}
   - {name: accuracy, type: Accuracy, bottom: [scores, label], top_k: 3}
 solver: {type: SGD, base_lr: 0.1, momentum: 0.9, lr_policy: {type: step, gamma: 0.1, stepsize: 10}, max_epochs: 3}
+lr_mult: {conv1: 0.5}
+phases: [{epochs: 1, freeze: conv1}, {sides: true}]
 """)
 
 Edit = tuple[str, Any]  # a path such as layers.0.pad, and the value to put there
@@ -81,6 +83,9 @@ ACCEPTED: list[list[Edit]] = [
     [("blocks.residual.layers.0.name", "conv${stride}")],
     [("blocks.residual.layers.3.bottom", ["conv1", "$in"]), ("layers.2.repeat", DELETE)],
     [("use", [])],
+    [("init_from", "runs/other"), ("reinit", "scores"), ("freeze", ["conv1", "*.bias"]), ("lr_mult", {"conv*": 0.1})],
+    [("init_from", {"path": "other.onnx", "checkpoint": "best", "rename": {"a.*": "b.*"}})],
+    [("phases", [{"epochs": 2, "freeze": "conv1", "sides": False}, {"solver": {"base_lr": 0.1}, "lr_mult": {"a": 2}}])],
 ]  # fmt: skip
 
 MISTAKES: list[Edit] = [
@@ -169,6 +174,18 @@ MISTAKES: list[Edit] = [
     ("blocks.residual.layers.1.type", "LeRU"),
     ("blocks.residual.layers.2.num_output", DELETE),
     ("use", "blocks/resnet.yaml"),
+    ("init_from", 3),
+    ("init_from", {}),
+    ("init_from", {"path": "a", "checkpoint": "newest"}),
+    ("freeze", 3),
+    ("freeze", [""]),
+    ("reinit", {"conv1": True}),
+    ("lr_mult", 0.1),
+    ("lr_mult.conv1", -0.1),
+    ("phases", {"epochs": 2}),
+    ("phases.0.epochs", 0),
+    ("phases.0.epoch", 1),
+    ("phases.1.sides", "off"),
 ]
 
 

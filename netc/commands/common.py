@@ -92,7 +92,8 @@ def summarize_spec(spec: str, overrides: Sequence[str]) -> "Summary":
     from netc.summary import summarize
 
     loaded = read_spec(spec, overrides)
-    training, testing = _with_data_problems(loaded, False, lambda: lower_phases(loaded))
+    lowered = _with_data_problems(loaded, False, lambda: lower_phases(loaded))
+    training, testing = lowered.training[-1], lowered.testing
     for warning in [*training.warnings, *_missing_data(loaded)]:
         warn(str(warning))
     return summarize(loaded.spec, training, (training.net.state | testing.net.state).values())

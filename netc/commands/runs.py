@@ -38,6 +38,9 @@ def train(
         int | None, typer.Option(min=0, max=2**32 - 1, metavar="N", help="Override solver.random_seed.")
     ] = None,
     batch_size: BatchOption = None,
+    init_from: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Start from a run, a compiled folder, safetensors or ONNX.")
+    ] = None,
     stop_after_epochs: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Stop after N epochs; --resume continues exactly.")
     ] = None,
@@ -50,13 +53,13 @@ def train(
     """
     from netc.arguments import free_folder, spec_overrides, target_of
 
-    options = spec_overrides(overrides, batch_size, seed)
+    options = spec_overrides(overrides, batch_size, seed, init_from)
     if spec is None and not resume:
         raise UsageError("name the SPEC to train, or continue a run with --run DIR --resume")
     if resume and run is None:
         raise UsageError("--resume continues a run: name it with --run DIR")
     if spec is None and options:
-        raise UsageError("--set, --seed and --batch-size change a spec: name the SPEC too")
+        raise UsageError("--set, --seed, --batch-size and --init-from change a spec: name the SPEC too")
 
     from netc_runtime.export import export_run
     from netc_runtime.progress import make_reporter

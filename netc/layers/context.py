@@ -10,6 +10,7 @@ from netc.graph import GraphBuilder, Origin, shape_of
 from netc.graph.counter_rng import CounterRNG
 from netc.layers.base import MAX_PARAMETERS, Layer, LayerError, ParamSpec, Phase
 from netc.layers.fillers import Constant, Filler, Msra, Xavier
+from netc.layers.tuning import Tuning
 
 _PLAIN = ParamSpec()
 
@@ -19,7 +20,8 @@ class StateTensor:
     """One tensor of the state: what the manifest says of it, how it starts, how the solver treats it.
 
     `layer` is the layer that declares it, the first of those that share it. `is_weight` is false for biases and for
-    what normalization learns. `filled_as` is the tensor whose first value it has, if that is another one.
+    what normalization learns; `factor` multiplies its learning rate. `filled_as` is the tensor whose first value it
+    has, if that is another one.
     """
 
     name: str
@@ -31,6 +33,7 @@ class StateTensor:
     declared: ParamSpec = _PLAIN
     is_weight: bool = True
     filled_as: str = ""
+    factor: float = 1.0
 
     def first_value(self, seed: int) -> np.ndarray:
         """Return the value that it starts with."""
@@ -39,8 +42,8 @@ class StateTensor:
 
     @property
     def lr_mult(self) -> float:
-        """The factor of the learning rate."""
-        return self.declared.lr_mult
+        """The factor of the learning rate; 0 for what is frozen."""
+        return self.declared.lr_mult * self.factor
 
     @property
     def decay_mult(self) -> float:
@@ -58,6 +61,8 @@ class Context:
         random_seed: the first value of the seed.
         planned: the first value of the planned number of updates.
         iter_size: batches whose gradients make one update.
+        tuning: what is frozen, and whose learning rate is another one.
+        phased: whether training has phases, from whose beginnings policies and schedules count.
         state: all state tensors declared so far, by name, in order.
         inputs: the graph input of each state tensor.
         updates: new values of state tensors, such as running statistics.
@@ -69,6 +74,8 @@ class Context:
     random_seed: int = 0
     planned: int = 1
     iter_size: int = 1
+    tuning: Tuning = field(default_factory=Tuning)
+    phased: bool = False
     state: dict[str, StateTensor] = field(default_factory=dict)
     inputs: dict[str, ir.Value] = field(default_factory=dict)
     updates: dict[str, ir.Value] = field(default_factory=dict)
@@ -114,9 +121,19 @@ class Context:
                 "all weights start at 0, so that units of a hidden layer can never differ; use another weight_filler"
             )
         self._learned = learned
-        is_weight = suffix != "bias" and not layer.learns_scales
+        is_weight, factor = suffix != "bias" and not layer.learns_scales, self.tuning.factor(layer.name, name)
         return self._declare(
-            StateTensor(name, self.g.dtype, tuple(shape), "parameter", filler, layer.name, spec, is_weight),
+            StateTensor(
+                name,
+                self.g.dtype,
+                tuple(shape),
+                "parameter",
+                filler,
+                layer.name,
+                spec,
+                is_weight=is_weight,
+                factor=factor,
+            ),
         )
 
     def _check_shared(self, first: StateTensor, spec: ParamSpec, suffix: str, shape: list[int]) -> None:
@@ -141,6 +158,11 @@ class Context:
         layer = self._current().name
         name, filler = f"{layer}.{suffix}", Constant(value=value)
         return self._declare(StateTensor(name, self.g.dtype, tuple(shape), "statistic", filler, layer))
+
+    def is_frozen(self, suffix: str) -> bool:
+        """Whether the user wants `LAYER.suffix` to stay as it is."""
+        layer = self._current().name
+        return self.tuning.is_frozen(layer, f"{layer}.{suffix}")
 
     def update(self, statistic: ir.Value, value: ir.Value) -> None:
         """Give a statistic its value for the next step."""
@@ -187,13 +209,20 @@ class Context:
         """Return the number of completed updates, int64 []."""
         return self._declare(StateTensor("step", ir.DataType.INT64, (), "step", Constant()))
 
+    def iteration(self) -> ir.Value:
+        """Return the number of completed updates of the phase of training, or of the run if it has none, int64 []."""
+        if not self.phased:
+            return self.step()
+        start = self._declare(StateTensor("phase_start", ir.DataType.INT64, (), "phase_start", Constant()))
+        return self.g.Sub(self.step(), start)
+
     def seed(self) -> ir.Value:
         """Return the seed of all randomness, uint32 [1]."""
         return self._declare(StateTensor("seed", ir.DataType.UINT32, (1,), "seed", Constant(value=self.random_seed)))
 
     def progress(self) -> ir.Value:
-        """Return the fraction of the planned updates that is done, a scalar."""
-        return self.g.Div(self.g.Cast(self.step(), to=self.g.dtype), self.planned_updates())
+        """Return the fraction of the planned updates, of the phase if there are phases, that is done, a scalar."""
+        return self.g.Div(self.g.Cast(self.iteration(), to=self.g.dtype), self.planned_updates())
 
     def planned_updates(self) -> ir.Value:
         """Return the planned number of updates, a scalar."""

@@ -37,7 +37,8 @@ class BatchNorm(_Normalization):
     with `affine: false` none. While training, mean and biased variance of the batch are used, and running values follow
     them: running = f * running + (1 - f) * batch with f = `moving_average_fraction` and the unbiased variance. Testing
     and inference use the running values; export folds them into the neighbouring weights. With `use_global_stats`
-    training uses the running values too, and leaves them as they are, as when weights of others are tuned further.
+    training uses the running values too, and leaves them as they are, as when weights of others are tuned further; so
+    it does where `freeze` names the layer.
     With `statistics: population`, averages over `solver.population_batches` training batches, taken when training is
     done, replace the running values (Algorithm 2).
 
@@ -70,7 +71,7 @@ class BatchNorm(_Normalization):
             weight, bias = (net.g.constant(np.full([channels], n), net.g.dtype) for n in (1.0, 0.0))
         mean = net.statistic("running_mean", [channels], 0.0)
         var = net.statistic("running_var", [channels], 1.0)
-        if net.phase == "test" or self.use_global_stats:
+        if net.phase == "test" or self.use_global_stats or net.is_frozen("running_mean"):
             if net.phase == "train":
                 net.update(mean, net.g.Identity(mean))
                 net.update(var, net.g.Identity(var))

@@ -30,13 +30,13 @@ def append_update(net: Context, solver: Solver, objective: ir.Value) -> ir.Value
     Returns:
         The learning rate of this step before any `lr_mult`, a scalar.
     """
-    g, it = net.g, net.step()
+    g, it = net.g, net.iteration()
     learned = [t for t in net.state.values() if t.role == "parameter" and t.lr_mult > 0]
     derivatives = gradients(g, VJP, objective, [net.inputs[t.name] for t in learned])
     accumulation = Accumulation(net, solver.iter_size)
     with g.origin(Origin("solver", "update")), g.arithmetic():
         rate = solver.lr_policy.rate(Clock(g, it, net.planned_updates, net.lr_scale), solver.base_lr)
-        net.updates["step"] = accumulation.select(it + 1, it)
+        net.updates["step"] = accumulation.select(net.step() + 1, net.step())
     found = [(tensor, derivatives.get(net.inputs[tensor.name])) for tensor in learned]
     means = [(tensor, accumulation.mean(tensor, dw)) for tensor, dw in found if dw is not None]
     for tensor, dw in _clipped(g, solver, means):

@@ -35,17 +35,39 @@ class Unknown(Layer):
         raise AssertionError("an unknown layer is never lowered")
 
 
+OPTIONAL = (
+    "init_from",
+    "reinit",
+    "freeze",
+    "lr_mult",
+    "phases",
+)  # sections that a spec with a mistake in them can do without
 # Fits every reader, as `Unknown` does.
 UNKNOWN_INPUT = Input.model_construct()
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A validated spec, the tree that gives its parts their positions, and the mistakes found so far."""
+    """A validated spec, the tree that gives its parts their positions, and the mistakes found so far.
+
+    `phase` is the index of the phase of training whose settings are in effect, None before there is a choice.
+    """
 
     spec: NetSpec
     tree: Tree
     diagnostics: tuple[Diagnostic, ...] = ()
+    phase: int | None = None
+
+    @property
+    def trains_sides(self) -> bool:
+        """Whether companions take part in the objective."""
+        return self.phase is None or self.spec.phases[self.phase].sides
+
+    def path_of(self, section: str) -> Path:
+        """Return the path of a section, that of the phase if it has its own."""
+        if self.phase is not None and getattr(self.spec.phases[self.phase], section, None) is not None:
+            return ("phases", self.phase, section)
+        return (section,)
 
     def at(self, path: Sequence[str | int], message: str, key: bool = False) -> Diagnostic:
         """Return a diagnostic at the place of `path`."""
@@ -132,7 +154,7 @@ def _replace(value: dict[str, Any], path: Path) -> None:
         value.pop("fuse", None)
     elif path[:1] == ("inputs",) and len(path) > 1 and path[-1] != "[key]":
         value["inputs"][path[1]] = UNKNOWN_INPUT
-    elif len(path) == 1 and path[0] not in NetSpec.model_fields:
+    elif path[0] in OPTIONAL or (len(path) == 1 and path[0] not in NetSpec.model_fields):
         value.pop(str(path[0]), None)
     layers, index = None, 0
     inside: Any = value

@@ -5,6 +5,7 @@ import json
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    BeforeValidator,
     ConfigDict,
     Field,
     PlainValidator,
@@ -14,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from netc.declared import Declared, mistake, shown
+from netc.declared import Declared, OneOrMore, mistake, shown
 from netc.layers import LAYERS as _LAYERS  # noqa: F401 (importing registers every layer)
 from netc.layers.base import AnyLayer, Name, Side
 from netc.solver.rules import AnySolver
@@ -91,11 +92,84 @@ class Data(Declared):
     """What every value is multiplied by after that."""
 
 
+class InitFrom(Declared):
+    """What training starts from: tensors of another file that have the names and shapes of this network's own.
+
+    Parameters and running statistics are loaded, the memory of solvers never. A path alone stands for a mapping.
+
+    Example: init_from: {path: runs/vgg16, checkpoint: best}
+    """
+
+    model_config = ConfigDict(title="init_from")
+
+    path: str = Field(min_length=1)
+    """A run folder, a compiled folder, a safetensors file such as a checkpoint, or an ONNX file."""
+    checkpoint: Literal["last", "best"] = "last"
+    """Which checkpoint of a run folder."""
+    rename: dict[str, str] = {}
+    """Names there, and their names here: `{features.0.*: conv1.*}`. `*` is any text, the same one on both sides."""
+
+    @model_validator(mode="after")
+    def _same_stars(self) -> Self:
+        for there, here in self.rename.items():
+            if there.count("*") != here.count("*"):
+                raise mistake(f'rename: "{there}" and "{here}" should have the same number of *')
+        return self
+
+
+def _init_from(value: Any) -> Any:
+    """Let a path stand for a mapping."""
+    if not isinstance(value, str | dict | InitFrom):
+        raise mistake(f"init_from: expected a path such as runs/lenet, or a mapping with one, got {shown(value)}")
+    return {"path": value} if isinstance(value, str) else value
+
+
+Glob = Annotated[str, Field(min_length=1, max_length=1000)]
+Globs = Annotated[list[Glob], OneOrMore]
+Multiplier = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+
+
+class TrainingPhase(Declared):
+    """A part of training: what it gives replaces what the spec says, the rest holds as it stands there.
+
+    Phases follow each other in one run, whose whole length `solver` sets: the last phase takes what the others leave.
+    Each begins with the weights of the one before and an empty memory of its solver; rate policies and schedules count
+    from the beginning of the phase, and `until` is a fraction of it. Evaluation measures the objective of the last one.
+
+    Example:
+        layers:
+          - {name: conv1, type: Convolution, num_output: 16, kernel_size: 3}
+          - {type: ReLU}
+        phases:
+          - {iterations: 5, freeze: "conv*"}
+          - {solver: {base_lr: 0.001}}
+    """
+
+    model_config = ConfigDict(title="phase")
+
+    epochs: Size | None = None
+    """Length in passes over the training data; give this or iterations, and neither in the last phase."""
+    iterations: Size | None = None
+    """Length in steps."""
+    freeze: Globs | None = None
+    """What this phase leaves as it is."""
+    lr_mult: dict[Glob, Multiplier] | None = None
+    """Factors of the learning rate in this phase."""
+    sides: bool = True
+    """Whether companions take part; without them, they cost no gradients and their losses are only shown."""
+    solver: dict[str, Any] = {}
+    """Fields of the solver that differ: `{base_lr: 0.001, lr_policy: fixed}`, also its type."""
+
+
 class NetSpec(Declared):
     """A network, its data and its training: one file.
 
     `fuse` is a head over the scores of all sides (Xie & Tu 2015), which inference keeps: declared like a side, its
     first layer reads what the first loss of each side reads, unless it names its bottoms.
+
+    `reinit`, `freeze` and `lr_mult` take globs, which are compared with the names of layers (`res3/1/conv2`) and with
+    the whole names of their tensors (`conv1.weight`): `*` is any text, slashes included, `?` one character, `[12]` one
+    of several. A parameter that layers share belongs to the first of them. A glob that matches nothing is a mistake.
     """
 
     model_config = ConfigDict(title="the spec")
@@ -114,6 +188,16 @@ class NetSpec(Declared):
     """A head over the scores of all sides."""
     solver: AnySolver
     """How the network is trained, and for how long."""
+    init_from: Annotated[InitFrom, BeforeValidator(_init_from, json_schema_input_type=InitFrom | str)] | None = None
+    """What training starts from, in place of the fillers."""
+    reinit: Globs = []
+    """What `init_from` leaves to the fillers, by the names of layers or of their parameters: `[ip2, "fc*"]`."""
+    freeze: Globs = []
+    """What training leaves as it is, in the same way; a BatchNorm chosen by its own name also keeps its statistics."""
+    lr_mult: dict[Glob, Multiplier] = {}
+    """Factors of the learning rate, in the same way: `{"conv*": 0.1}`; those that match multiply, also `param`'s."""
+    phases: list[TrainingPhase] = []
+    """Parts of training with settings of their own; without any, all of it is one."""
 
     def resolved(self) -> dict[str, Any]:
         """Return the spec as plain data with every default filled in."""

@@ -137,6 +137,48 @@ class Metric:
 
 
 @dataclass(frozen=True)
+class Phase:
+    """A part of training: its program, and its length in epochs or in steps; that of the last one is open."""
+
+    graph: str
+    epochs: int | None = None
+    iterations: int | None = None
+
+    @classmethod
+    def parse(cls, entry: Mapping[str, Any]) -> "Phase":
+        """Read what the manifest says; raises MalformedError."""
+        lengths = [optional(entry, key, int) for key in ("epochs", "iterations")]
+        if any(length is not None and length < 1 for length in lengths):
+            raise MalformedError(f"a phase has the length {lengths}")
+        return cls(field(entry, "graph", str), *lengths)
+
+
+@dataclass(frozen=True)
+class InitFrom:
+    """What a run starts from: a path, which checkpoint of a run, names there with the names here, and what is kept.
+
+    State tensors in `drawn` keep the values of init.safetensors.
+    """
+
+    path: str
+    checkpoint: str
+    rename: Mapping[str, str]
+    drawn: frozenset[str]
+
+    @classmethod
+    def parse(cls, entry: Mapping[str, Any]) -> "InitFrom":
+        """Read what the manifest says; raises MalformedError."""
+        given, drawn = field(entry, "rename", dict), field(entry, "drawn", list)
+        rename, checkpoint = {name: field(given, name, str) for name in given}, field(entry, "checkpoint", str)
+        if checkpoint not in ("last", "best"):
+            raise MalformedError(f'"checkpoint" of "init_from" should be last or best, not "{checkpoint}"')
+        for there, here in rename.items():
+            if there.count("*") != here.count("*"):
+                raise MalformedError(f'"rename" of "init_from" has "{there}" and "{here}" with different numbers of *')
+        return cls(field(entry, "path", str), checkpoint, rename, frozenset(map(str, drawn)))
+
+
+@dataclass(frozen=True)
 class Artifact:
     """What the compiler wrote, validated; the tensors stay on disk until `initial_state`.
 
@@ -156,6 +198,8 @@ class Artifact:
     files: Mapping[str, str]
     population_batches: int = 0
     iter_size: int = 1
+    init_from: InitFrom | None = None
+    phases: tuple[Phase, ...] = (Phase("train"),)
 
     @classmethod
     def load(cls, folder: Path) -> "Artifact":
@@ -186,6 +230,7 @@ class Artifact:
         if version != FORMAT_VERSION:
             raise MalformedError(f"its format_version is {version}, this driver reads {FORMAT_VERSION}")
         graphs, files = {}, {}
+        source = optional(manifest, "init_from", dict)
         entries = field(manifest, "graphs", dict)
         for key in GRAPHS:
             if key not in entries:
@@ -213,19 +258,33 @@ class Artifact:
             files=files,
             population_batches=optional(manifest, "population_batches", int) or 0,
             iter_size=optional(manifest, "iter_size", int) or 1,
+            init_from=None if source is None else InitFrom.parse(source),
+            phases=tuple(
+                map(Phase.parse, objects(manifest, "phases") if manifest.get("phases") else [{"graph": "train"}])
+            ),
         )
+        artifact._check_phases()
         artifact._check_batch()
         artifact._check_references()
         artifact._check_counts()
         artifact._check_population()
         return artifact
 
+    def _check_phases(self) -> None:
+        for index, phase in enumerate(self.phases):
+            lengths = [length for length in (phase.epochs, phase.iterations) if length is not None]
+            if phase.graph not in self.graphs:
+                raise MalformedError(f'the graph "{phase.graph}" of a phase is missing')
+            if len(lengths) != (index < len(self.phases) - 1):
+                raise MalformedError("every phase but the last one should have one length")
+
     def _check_batch(self) -> None:
         if self.batch_size < 1:
             raise MalformedError(f'"batch_size" should be at least 1, not {self.batch_size}')
         if self.iter_size < 1:
             raise MalformedError(f'"iter_size" should be at least 1, not {self.iter_size}')
-        for key in ("train", POPULATION) if self.has_population else ("train",):
+        training = [phase.graph for phase in self.phases]
+        for key in (*training, POPULATION) if self.has_population else training:
             for spec in self.graphs[key].inputs_of("batch"):
                 if spec.shape[:1] != (self.batch_size,):
                     raise MalformedError(
@@ -235,6 +294,7 @@ class Artifact:
 
     def _check_references(self) -> None:
         state = {spec.name for spec in self.state}
+        training = {phase.graph for phase in self.phases}
         for key, graph in self.graphs.items():
             inputs, outputs = {spec.name for spec in graph.inputs}, {spec.name for spec in graph.outputs}
             for spec in graph.inputs_of("state"):
@@ -252,8 +312,8 @@ class Artifact:
                 if key == "eval" and spec.weight not in outputs:
                     raise MalformedError(f'the metric "{spec.name}" of eval has no output with its weight')
             for spec in self.state:
-                if spec.role in ("seed", "max_steps") and key == "train" and spec.name in graph.fed:
-                    raise MalformedError(f'train changes the state "{spec.name}", which the host alone sets')
+                if spec.role in ("seed", "max_steps", "phase_start") and key in training and spec.name in graph.fed:
+                    raise MalformedError(f'{key} changes the state "{spec.name}", which the host alone sets')
             if key == "fold":
                 wanted = {spec.name for spec in self.graphs["infer"].inputs_of("parameter")}
                 missing = sorted(wanted - graph.fed)

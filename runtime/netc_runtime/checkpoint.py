@@ -203,6 +203,23 @@ class Checkpoint:
         )
 
 
+def load_state(path: Path) -> dict[str, Array]:
+    """Return all tensors of a safetensors file of any origin; those of a checkpoint must have its digest.
+
+    Raises DriverError: 2 if the file is absent, DamagedFileError (1) if it is not what its writer wrote.
+    """
+    with TensorFile(path) as file:
+        state, said = file.read_all(), file.metadata.get(_METADATA_KEY)
+    if said is not None:
+        try:
+            metadata = parse_object(said)
+            if _digest(metadata, state) != field(metadata, "digest", str):
+                raise MalformedError("its content does not have the digest that was recorded")
+        except MalformedError as error:
+            raise DamagedFileError(f"{path} is a damaged checkpoint: {error}") from error
+    return state
+
+
 @dataclass(frozen=True)
 class Newest:
     """The newest sound checkpoint of a folder, and the damaged ones that are newer."""

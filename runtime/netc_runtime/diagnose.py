@@ -9,7 +9,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import TensorProto, helper
 
 from netc_runtime.arrays import Array
-from netc_runtime.artifact import Artifact
+from netc_runtime.artifact import Artifact, Interface
 from netc_runtime.errors import DriverError
 from netc_runtime.files import read_bounded
 from netc_runtime.session import Host, Program
@@ -26,23 +26,25 @@ _PARTS = {
 _BACKWARD = frozenset({"grad", "update"})
 
 
-def origin_of_divergence(artifact: Artifact, feeds: Mapping[str, Array], threads: int | None) -> str:
+def origin_of_divergence(
+    artifact: Artifact, feeds: Mapping[str, Array], threads: int | None, key: str = "train"
+) -> str:
     """Return a clause that names where the non-finite results of one training step come from.
 
-    `feeds` are all inputs of train.onnx. The step is run on the CPU, whatever device it diverged on.
+    `feeds` are all inputs of the program `key`. The step is run on the CPU, whatever device it diverged on.
     """
     try:
-        return _origin(artifact, feeds, threads)
+        return _origin(artifact, feeds, threads, key)
     except (DriverError, DecodeError, onnx.shape_inference.InferenceError, ValueError, MemoryError) as error:
         return f"the layer where it began could not be found ({error})"
 
 
-def _origin(artifact: Artifact, feeds: Mapping[str, Array], threads: int | None) -> str:
-    path = artifact.file("train")
+def _origin(artifact: Artifact, feeds: Mapping[str, Array], threads: int | None, key: str) -> str:
+    path = artifact.file(key)
     model = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(read_bounded(path, _LIMIT)))
     nodes = list(model.graph.node)
     outputs = [value.name for value in model.graph.output]
-    bad = _non_finite(artifact, path, model, feeds, threads)
+    bad = _non_finite(artifact.graph(key), path, model, feeds, threads)
     totals = [name for name in artifact.metrics_of("total") if name in bad]
     ends = totals or [name for name in outputs if name in bad]
     if not ends:
@@ -56,7 +58,7 @@ def _origin(artifact: Artifact, feeds: Mapping[str, Array], threads: int | None)
 
 
 def _non_finite(
-    artifact: Artifact, path: Path, model: onnx.ModelProto, feeds: Mapping[str, Array], threads: int | None
+    graph: Interface, path: Path, model: onnx.ModelProto, feeds: Mapping[str, Array], threads: int | None
 ) -> set[str]:
     """Return the names of all inputs and values of a step that are not finite."""
     bad = {name for name, array in feeds.items() if array.dtype.kind == "f" and not np.isfinite(array).all()}
@@ -67,7 +69,7 @@ def _non_finite(
         model.graph.node.append(helper.make_node("Sub", [name, name], [f"{probe}/zero"]))
         model.graph.node.append(helper.make_node("ReduceSum", [f"{probe}/zero"], [probe], keepdims=0))
         model.graph.output.append(onnx.ValueInfoProto(name=probe))
-    program = Program(path, Host("cpu", threads), artifact.graph("train"), model.SerializeToString())
+    program = Program(path, Host("cpu", threads), graph, model.SerializeToString())
     results = program(feeds, tuple(probes))
     return bad | {probes[probe] for probe, value in results.items() if np.isnan(value)}
 

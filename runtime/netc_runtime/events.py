@@ -6,11 +6,15 @@ from pathlib import Path
 from typing import Protocol
 
 from netc_runtime.artifact import Metric
+from netc_runtime.transfer import InitReport
 
 
 @dataclass(frozen=True)
 class Started:
-    """The plan of a session. `step` is where it begins: 0, or the step it resumes from."""
+    """The plan of a session.
+
+    `step` is where it begins: 0, or the step it resumes from. `init_from` says what was loaded before the first step.
+    """
 
     name: str
     run: Path
@@ -25,6 +29,7 @@ class Started:
     max_epochs: int | None
     step: int
     metrics: tuple[Metric, ...]
+    init_from: InitReport | None = None
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,8 @@ class PlainReporter:
         """Print the plan."""
         self._started = event
         self._line(describe_start(event))
+        for line in event.init_from.lines() if event.init_from else ():
+            self._line(line)
 
     def step_done(self, event: StepDone) -> None:
         """Print nothing: steps are too many for lines."""
@@ -86,6 +88,8 @@ class RichReporter:
         """Print the plan and show the bar."""
         self._started = event
         self._print(describe_start(event))
+        for line in event.init_from.lines() if event.init_from else ():
+            self._print(line)
         self._task = self._progress.add_task(
             escape(event.name), total=event.total_steps, completed=event.step, status=""
         )
@@ -139,7 +143,9 @@ class JsonReporter:
 
     def started(self, event: Started) -> None:
         """Write the plan."""
-        self._write("started", {**vars(event), "metrics": [vars(metric) for metric in event.metrics]})
+        loaded = event.init_from and event.init_from.as_dict()
+        metrics = [vars(metric) for metric in event.metrics]
+        self._write("started", {**vars(event), "metrics": metrics, "init_from": loaded})
 
     def step_done(self, event: StepDone) -> None:
         """Write nothing: steps are too many for lines."""

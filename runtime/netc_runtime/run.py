@@ -1,10 +1,11 @@
 """The run folder: what a training session leaves behind, and who may write there."""
 
 import fcntl
+import json
 import os
 import shlex
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -21,7 +22,8 @@ _LOCK = b"netc: whoever trains here holds a lock on this file\n"
 class RunFolder:
     """The paths and the invariants of one run.
 
-    artifact/, spec.yaml, metrics.jsonl, metrics.csv, checkpoints/step_N.safetensors, best, model.onnx, lock.
+    artifact/, spec.yaml, metrics.jsonl, metrics.csv, checkpoints/step_N.safetensors, best, model.onnx, lock, and
+    init_from.json if it started from other weights.
 
     "best" is the checkpoint with the largest value of the spec's first accuracy on the test split, or, without an
     accuracy, of its first mean_iou or else class_accuracy, or, without these too, with the smallest total. Values that
@@ -156,6 +158,10 @@ class RunFolder:
                 with storage_errors("remove", old):
                     old.unlink()
         return path
+
+    def record_init(self, report: Mapping[str, object]) -> None:
+        """Write what the run started from to `init_from.json`."""
+        write_atomically(self.path / "init_from.json", (json.dumps(report, indent=1) + "\n").encode())
 
     def record_best(self, best: Best | None) -> None:
         """Write the name of the best checkpoint to `best`; remove that file if there is none."""

@@ -36,16 +36,16 @@ class _Buffer:
 
 
 class TrainingStep:
-    """`train.onnx` with its state.
+    """A program of training, `train.onnx` unless there are phases, with its state.
 
     State that the step changes has two buffers and the step reads one and writes the other, because ONNX Runtime
     does not promise to have read an input before it writes an output bound to the same memory. Everything else
     has one buffer. Nothing is bound or allocated again from step to step.
     """
 
-    def __init__(self, artifact: Artifact, state: Mapping[str, Array], host: Host) -> None:
-        graph = artifact.graph("train")
-        self._program = Program(artifact.file("train"), host, graph)
+    def __init__(self, artifact: Artifact, state: Mapping[str, Array], host: Host, key: str = "train") -> None:
+        graph = artifact.graph(key)
+        self._program = Program(artifact.file(key), host, graph)
         self.device = self._program.device
         self.onnxruntime_version: str = self._program.ort.__version__
         self.reason = self._program.reason

@@ -75,3 +75,13 @@ class TensorFile:
                     f"{SAFETENSORS_DTYPES[spec.dtype]} {shape_text(spec.static_shape)}"
                 )
         return {name: self._file.get_tensor(name) for name in expected}
+
+    def read_all(self) -> dict[str, Array]:
+        """Return all tensors; raises DriverError (2) for one of a type that numpy does not have."""
+        known = set(SAFETENSORS_DTYPES.values())
+        for name in self._file.keys():  # noqa: SIM118 (it is no mapping)
+            if (found := self._file.get_slice(name).get_dtype()) not in known:
+                raise DriverError(
+                    f'{self.path} holds "{name}" as {found}, which is not read; save it as F32', ExitCode.USAGE
+                )
+        return {name: self._file.get_tensor(name) for name in self._file.keys()}  # noqa: SIM118

@@ -23,13 +23,14 @@ from netc_runtime.evaluate import Evaluator, data_section
 from netc_runtime.events import EpochDone, Reporter, Started, StepDone, TrainResult
 from netc_runtime.interrupts import Interrupts, StopRequestedError
 from netc_runtime.metricslog import MetricsLog
-from netc_runtime.plan import Plan
+from netc_runtime.plan import Plan, Stage
 from netc_runtime.plateau import Plateau, Waiting
 from netc_runtime.population import Population
 from netc_runtime.run import RunFolder
 from netc_runtime.session import Host
 from netc_runtime.specs import require_same_spec
 from netc_runtime.step import TrainingStep
+from netc_runtime.transfer import InitReport, initialised
 
 _SHOWN = 5  # names of bad values in one sentence
 # The kinds of metric that say which checkpoint is the best, the first one first, and whether larger is better.
@@ -101,23 +102,24 @@ class _Session:
         self._options = options
         self._reporter = reporter
         self._source: Source = open_source(data_section(artifact.spec))
-        check_fit(self._source, artifact.graph("train").inputs_of("batch"))
+        for phase in artifact.phases:
+            check_fit(self._source, artifact.graph(phase.graph).inputs_of("batch"))
         check_fit(self._source, artifact.graph("eval").inputs_of("batch"))
         self._plan = Plan.of(artifact, sample_count(self._source.train))
         self._plateau = Plateau.of(artifact)
         if resumed:
             resumed.checkpoint.position.require_epochs_of(self._plan.steps_per_epoch, resumed.path)
             self._plan.require_reach(resumed.checkpoint.position.step, f"the run {run.path}")
-        host = self._host(resumed)
-        state = dict(resumed.checkpoint.state) if resumed else artifact.initial_state()
-        self._step = TrainingStep(artifact, state, host)
+        self._host = host = self._chosen_host(resumed)
+        state, self._init_report = self._first_state(artifact, resumed)
+        self._stage = self._plan.stage_before(resumed.checkpoint.position.step if resumed else 0)
+        self._step = TrainingStep(artifact, state, host, self._stage.graph)
         self._evaluator = Evaluator(artifact, host)
         self._population = Population(artifact, host) if artifact.has_population else None
         self._threads = host.thread_count
+        self._set_horizon(artifact)
         for spec in artifact.state:
-            if spec.role == "max_steps":
-                self._step.set_constant(spec.name, self._plan.total_steps)
-            elif spec.role == "seed" and resumed is None:
+            if spec.role == "seed" and resumed is None:
                 self._step.set_constant(spec.name, self._plan.seed % (1 << 32))
         if resumed:
             now = self._step.device, self._step.onnxruntime_version, artifact.netc_version
@@ -125,6 +127,8 @@ class _Session:
                 reporter.warn(change)
         # Only now, when nothing else can be wrong, does the run folder change.
         self._artifact = run.install(artifact)
+        if self._init_report is not None:
+            run.record_init(self._init_report.as_dict())
         self._position = self._reopened(resumed.checkpoint.position) if resumed else Position.start()
         self._saved = resumed.path if resumed else None
         if resumed:
@@ -134,9 +138,34 @@ class _Session:
         averaged = [spec.name for spec in artifact.graph("train").outputs_of("metric") if spec.name not in rates]
         self._rates = rates
         self._totals = artifact.metrics_of("total")
-        self._inputs = artifact.graph("train").inputs_of("batch")
         self._log = MetricsLog(run.path, averaged, self._evaluator.metric_names, rates)
         self._log.rewind(self._position)
+
+    def _first_state(self, artifact: Artifact, resumed: Newest | None) -> tuple[dict[str, Array], InitReport | None]:
+        """Return the state to begin with; only a new run needs what its spec starts from."""
+        if resumed is not None:
+            return dict(resumed.checkpoint.state), None
+        if artifact.init_from is None:
+            return artifact.initial_state(), None
+        return initialised(artifact, artifact.init_from, self._reporter.warn)
+
+    def _set_horizon(self, artifact: Artifact) -> None:
+        """Tell the step where its phase begins and how long it is."""
+        for spec in artifact.state:
+            if spec.role == "max_steps":
+                self._step.set_constant(spec.name, self._stage.end - self._stage.start)
+            elif spec.role == "phase_start":
+                self._step.set_constant(spec.name, self._stage.start)
+
+    def _enter(self, stage: Stage) -> None:
+        """Begin another phase with the weights of the one before, and without the memory of its solver."""
+        state = self._step.state()
+        for spec in self._artifact.state:
+            if spec.role == "optimizer":
+                state[spec.name] = np.zeros_like(state[spec.name])
+        self._stage = stage
+        self._step = TrainingStep(self._artifact, state, self._host, stage.graph)
+        self._set_horizon(self._artifact)
 
     def _reopened(self, position: Position) -> Position:
         """Return where to continue: a plan may end now where the run stands, still without population statistics."""
@@ -148,7 +177,7 @@ class _Session:
             position = replace(position, epoch=position.epoch - 1, cursor=cursor, sums={})
         return replace(position, evaluated=False)
 
-    def _host(self, resumed: Newest | None) -> Host:
+    def _chosen_host(self, resumed: Newest | None) -> Host:
         asked = self._options.host
         if resumed is None:
             return asked
@@ -213,6 +242,7 @@ class _Session:
             max_epochs=self._plan.max_epochs,
             step=self._position.step,
             metrics=self._artifact.metrics,
+            init_from=self._init_report,
         )
 
     def _epoch(self, interrupts: Interrupts) -> Mapping[str, float]:
@@ -264,6 +294,8 @@ class _Session:
         cursor, step, sums = position.cursor, position.step, dict(position.sums)
         while cursor < plan.steps_per_epoch and step < plan.total_steps:
             interrupts.check()
+            if step == self._stage.end:
+                self._enter(plan.stage_after(step))
             indices = order[cursor * plan.batch_size : (cursor + 1) * plan.batch_size]
             metrics = self._update(step + 1, indices)
             cursor, step = cursor + 1, step + 1
@@ -277,9 +309,10 @@ class _Session:
 
     def _update(self, step: int, indices: npt.NDArray[np.intp]) -> dict[str, float]:
         """Make one update from the samples at `indices`, in one batch or several; return the means of the metrics."""
+        inputs = self._artifact.graph(self._stage.graph).inputs_of("batch")
         size, sums = self._artifact.batch_size, dict[str, float]()
         for start in range(0, len(indices), size):
-            metrics = self._step.run(gather(self._source.train, self._inputs, indices[start : start + size]))
+            metrics = self._step.run(gather(self._source.train, inputs, indices[start : start + size]))
             if not all(math.isfinite(metrics[name]) for name in self._totals):
                 bad = [f"{name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]
                 self._diverged(step, bad)
@@ -340,7 +373,9 @@ class _Session:
 
     def _diverged(self, step: int, values: list[str]) -> NoReturn:
         feeds = self._step.last_feeds()
-        origin = "" if feeds is None else f"{origin_of_divergence(self._artifact, feeds, self._threads)}; "
+        origin = ""
+        if feeds is not None:
+            origin = f"{origin_of_divergence(self._artifact, feeds, self._threads, self._stage.graph)}; "
         raise DriverError(
             f"training diverged at step {step}: {origin}{_listed(values)}; {self._advice()}", ExitCode.DIVERGED
         )

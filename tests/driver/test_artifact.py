@@ -47,6 +47,10 @@ def test_a_folder_that_is_none(tmp_path: Path) -> None:
     assert caught.value.exit_code == ExitCode.USAGE
 
 
+INIT_FROM = {"path": "x", "checkpoint": "last", "rename": {}, "drawn": []}
+TRAIN = {"graph": "train"}
+
+
 def put(*path: Any, value: Any) -> Callable[[Manifest], None]:
     def apply(manifest: Manifest) -> None:
         place: Any = manifest
@@ -66,6 +70,21 @@ def put(*path: Any, value: Any) -> Callable[[Manifest], None]:
         (put("format", value="onnx"), '"format" should be "netc.artifact"'),
         (put("format_version", value=2), "its format_version is 2, this driver reads 1"),
         (put("spec", value=None), 'the key "spec" is missing'),
+        (put("init_from", value={"path": "x"}), 'the key "rename" is missing'),
+        (
+            put("init_from", value=INIT_FROM | {"checkpoint": "/etc/passwd"}),
+            '"checkpoint" of "init_from" should be last or best, not "/etc/passwd"',
+        ),
+        (put("init_from", value=INIT_FROM | {"rename": {"a": 1}}), '"a" should be a JSON string, not 1'),
+        (
+            put("init_from", value=INIT_FROM | {"rename": {"a*": "b"}}),
+            '"rename" of "init_from" has "a*" and "b" with different numbers of *',
+        ),
+        (put("phases", value=[{"graph": "train.1"}]), 'the graph "train.1" of a phase is missing'),
+        (put("phases", value=[{"graph": "train", "epochs": 0}]), "a phase has the length [0, None]"),
+        (put("phases", value=[TRAIN, TRAIN]), "every phase but the last one should have one length"),
+        (put("phases", value=[TRAIN | {"epochs": 1}]), "every phase but the last one should have one length"),
+        (put("phases", value=3), '"phases" should be a JSON array, not 3'),
         (put("batch_size", value=True), '"batch_size" should be a JSON integer, not true'),
         (put("batch_size", value=0), '"batch_size" should be at least 1, not 0'),
         (put("batch_size", value=-1), '"batch_size" should be at least 1, not -1'),

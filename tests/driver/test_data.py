@@ -62,6 +62,22 @@ def test_permutations_are_fixed_and_differ_by_seed_and_epoch() -> None:
     assert len(orders) == 9
 
 
+def test_a_limit_keeps_the_same_few_training_samples_of_idx_files(folder: Path) -> None:
+    data = {"source": "idx", "path": str(folder)}
+    whole, few, fewer = (open_source(data | {"limit": limit}) for limit in (None, 6, 3))
+    order = permutation(0, 0, 12)
+    for name in ("image", "label"):
+        np.testing.assert_array_equal(few.train[name], whole.train[name][order[:6]])
+        np.testing.assert_array_equal(fewer.train[name], few.train[name][:3])
+        np.testing.assert_array_equal(few.test[name], whole.test[name])
+    with pytest.raises(DriverError, match="has 12 training samples, fewer than the limit 13; lower or remove it"):
+        open_source(data | {"limit": 13})
+    for limit in (0, -1, 2.0, "all", True):
+        ((path, sentence),) = check_options(data | {"limit": limit})
+        assert path == ("limit",)
+        assert sentence == f"limit should be how many training samples to keep, 1 or more, not {limit!r}"
+
+
 @pytest.mark.parametrize("zipped", [False, True])
 def test_idx_files_are_read_plain_or_zipped(folder: Path, zipped: bool) -> None:
     expected = np.frombuffer((folder / NAMES[0]).read_bytes()[16:], np.uint8).reshape(12, 1, 4, 3)

@@ -12,8 +12,9 @@ import numpy as np
 
 from netc_runtime.arrays import Array, shape_text
 from netc_runtime.data.base import Problem, Source, Split
+from netc_runtime.data.order import permutation
 from netc_runtime.data.packed import find
-from netc_runtime.errors import DamagedFileError, DriverError
+from netc_runtime.errors import DamagedFileError, DriverError, ExitCode
 from netc_runtime.files import storage_errors
 
 _IMAGES = {"train": "train-images-idx3-ubyte", "test": "t10k-images-idx3-ubyte"}
@@ -29,10 +30,11 @@ _FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Sh
 class IDX(Source):
     """A folder with the four IDX files under their original names, plain or gzipped.
 
-    `path` names the folder. Images are [n, H, W] unsigned bytes and become [n, 1, H, W].
+    `path` names the folder. Images are [n, H, W] unsigned bytes and become [n, 1, H, W]. `limit` keeps so many training
+    samples, always the same ones and evenly drawn from all; the test split stays whole.
     """
 
-    options: ClassVar[frozenset[str]] = frozenset({"path"})
+    options: ClassVar[frozenset[str]] = frozenset({"path", "limit"})
     value_range: ClassVar[tuple[float, float]] = (0.0, 255.0)
 
     @classmethod
@@ -42,11 +44,16 @@ class IDX(Source):
 
     @classmethod
     def check(cls, name: str, options: Mapping[str, Any]) -> list[Problem]:
-        """Return a sentence if `path` is no text."""
-        path = options.get("path")
-        if path is None or isinstance(path, str):
-            return []
-        return [(("path",), f"path should be the folder with the four IDX files, as a text, not {path!r}")]
+        """Return a sentence if `path` is no text, and one if `limit` is no number of samples."""
+        path, limit = options.get("path"), options.get("limit")
+        problems: list[Problem] = []
+        if path is not None and not isinstance(path, str):
+            problems.append((("path",), f"path should be the folder with the four IDX files, as a text, not {path!r}"))
+        if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
+            problems.append(
+                (("limit",), f"limit should be how many training samples to keep, 1 or more, not {limit!r}")
+            )
+        return problems
 
     @classmethod
     def missing(cls, name: str, options: Mapping[str, Any]) -> list[Problem]:
@@ -67,8 +74,21 @@ class IDX(Source):
         """Read the four files; raises DamagedFileError naming the file, what is expected and what is found."""
         folder = Path(options["path"]).expanduser()
         train, test = (_read_split(folder, part) for part in ("train", "test"))
+        if limit := options.get("limit"):
+            train = _limited(train, limit, folder)
         count = 1 + int(max(train["label"].max(), test["label"].max()))
         return cls(train, test, cls.class_names(name) or tuple(map(str, range(count))))
+
+
+def _limited(split: Split, limit: int, folder: Path) -> Split:
+    count = len(split["label"])
+    if limit > count:
+        raise DriverError(
+            f"data.limit: {folder} has {count} training samples, fewer than the limit {limit}; lower or remove it",
+            ExitCode.USAGE,
+        )
+    kept = permutation(0, 0, count)[:limit]
+    return {name: array[kept] for name, array in split.items()}
 
 
 def _read_split(folder: Path, part: str) -> Split:
