@@ -7,7 +7,6 @@ mistake gives one message.
 import functools
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
-from pathlib import PurePath
 
 import numpy as np
 import onnx_ir as ir
@@ -192,8 +191,7 @@ class _Lowering:
         known = [tops[name] for name in placed.bottoms if name is not None and name in tops]
         if len(known) < len(placed.bottoms) or self._confuses_labels(placed, known):
             return
-        position = self._loaded.tree.position(placed.path)
-        place = f"{self._relative(position.file)}:{position.line}" if position.line else position.file
+        place = self._loaded.place(placed.path)
         self._net.enter(layer, layer.name in self._wiring.before_rectifiers)
         try:
             with self._net.g.origin(Origin(layer.name, "forward", place)):
@@ -246,11 +244,6 @@ class _Lowering:
                 self._too_few.add(placed.bottoms)
                 return True
         return False
-
-    def _relative(self, file: str) -> str:
-        """Return a file as seen from the folder of the spec: it compiles to the same bytes wherever that lies."""
-        path, folder = PurePath(file), PurePath(self._loaded.tree.root.position.file).parent
-        return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name
 
     def _mean_of_tops(self, layer: Layer, tops: Sequence[ir.Value]) -> Mean:
         """Return the sum of all values of a sample's tops, averaged over the batch: what `loss_weight` weighs."""

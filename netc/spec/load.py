@@ -5,6 +5,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path as FilePath
+from pathlib import PurePath
 from typing import Any, Literal, NoReturn
 
 import onnx_ir as ir
@@ -68,6 +69,16 @@ class Loaded:
         if self.phase is not None and getattr(self.spec.phases[self.phase], section, None) is not None:
             return ("phases", self.phase, section)
         return (section,)
+
+    def place(self, path: Sequence[str | int]) -> str:
+        """Return `FILE:LINE` of a part, the file as seen from the folder of the spec.
+
+        So a spec compiles to the same bytes wherever that folder lies.
+        """
+        position = self.tree.position(path)
+        file, folder = PurePath(position.file), PurePath(self.tree.root.position.file).parent
+        seen = file.relative_to(folder).as_posix() if file.is_relative_to(folder) else file.name
+        return f"{seen}:{position.line}" if position.line else position.file
 
     def at(self, path: Sequence[str | int], message: str, key: bool = False) -> Diagnostic:
         """Return a diagnostic at the place of `path`."""
