@@ -29,6 +29,7 @@ wheel: $(VENV)/installed-test
 
 benchmark: $(VENV)/installed-test
 	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/overhead.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -113,6 +113,7 @@ def _check_parameters(loaded: Loaded, training: Network, testing: Network) -> No
     said = set(map(str, training.warnings))
     training.warnings += [warning for warning in testing.warnings if str(warning) not in said]
     require_monitor(loaded, testing)
+    _check_early_stopping(loaded, training, testing)
 
 
 def compare_phases(loaded: Loaded, training: Network, testing: Network) -> None:
@@ -143,6 +144,24 @@ def compare_phases(loaded: Loaded, training: Network, testing: Network) -> None:
             mistakes.append(loaded.at(places[tested.layer], f"{message}; give one of them another name"))
     if mistakes:
         raise SpecError(mistakes)
+
+
+def _check_early_stopping(loaded: Loaded, training: Network, testing: Network) -> None:
+    """Raise SpecError for a metric that evaluation does not have, or a best checkpoint without its statistics."""
+    early = loaded.spec.run.early_stopping
+    if early is None:
+        return
+    place = ("run", "early_stopping")
+    measured = {term.name for term in testing.terms} | {count.name for count in testing.counts}
+    if early.monitor is not None and early.monitor not in measured:
+        message = f'monitor: evaluation has no metric "{early.monitor}"{did_you_mean(early.monitor, measured)}'
+        raise SpecError([loaded.at((*place, "monitor"), message)])
+    if early.restore_best and training.net.batch_statistics:
+        message = (
+            "restore_best: population statistics are collected once, for the last checkpoint, so that the best one has "
+            "none; set restore_best: false, or statistics: moving_average of BatchNorm"
+        )
+        raise SpecError([loaded.at((*place, "restore_best"), message)])
 
 
 def train_program(loaded: Loaded, network: Network, target: Target, dtype: ir.DataType) -> Program:

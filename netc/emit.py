@@ -4,6 +4,7 @@ The format is described in docs/artifact.md, the only thing that compiler and dr
 """
 
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -214,15 +215,14 @@ def write(artifact: Artifact, folder: Path) -> None:
         f"{name}.onnx": [model.SerializeToString(deterministic=True)] for name, model in artifact.models().items()
     }
     files["init.safetensors"] = artifact.state_file()
-    files["manifest.json"] = [(json.dumps(artifact.manifest(), indent=1) + "\n").encode()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".netc-", dir=folder) as scratch:
-            for name, pieces in files.items():
-                with (Path(scratch) / name).open("wb") as file:
-                    file.writelines(pieces)
-                    file.flush()
-                    os.fsync(file.fileno())
+            digests = {name: _write(Path(scratch) / name, pieces) for name, pieces in files.items()}
+            manifest = {**artifact.manifest(), "digests": digests}
+            manifest["digest"] = hashlib.sha256(_canonical(manifest)).hexdigest()
+            files["manifest.json"] = [(json.dumps(manifest, indent=1) + "\n").encode()]
+            _write(Path(scratch) / "manifest.json", files["manifest.json"])
             (folder / "manifest.json").unlink(missing_ok=True)
             for name in files:
                 (Path(scratch) / name).replace(folder / name)
@@ -231,6 +231,23 @@ def write(artifact: Artifact, folder: Path) -> None:
             folder.rmdir()
         message = f"cannot write {given}: {error.strerror}; choose another folder with -o"
         raise EnvironmentProblem(message) from error
+
+
+def _write(path: Path, pieces: Iterable[bytes | memoryview]) -> str:
+    """Write a file to the disk and return its SHA-256 in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("wb") as file:
+        for piece in pieces:
+            digest.update(piece)
+            file.write(piece)
+        file.flush()
+        os.fsync(file.fileno())
+    return digest.hexdigest()
+
+
+def _canonical(manifest: Entry) -> bytes:
+    """Return the canonical JSON that a manifest's digest is taken of."""
+    return json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()
 
 
 def _replaceable(folder: Path) -> bool:

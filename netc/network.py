@@ -19,7 +19,7 @@ from netc.layers.context import Context
 from netc.layers.tuning import Tuning
 from netc.spec.load import UNKNOWN_INPUT, Loaded
 from netc.spec.model import Input
-from netc.wiring import Placed, Wiring, wire
+from netc.wiring import Placed, Wiring, label_warnings, wire
 
 BATCH_AXIS = "N"
 
@@ -378,22 +378,7 @@ class _Lowering:
                     "of no use in this side" if placed.is_companion else "one more output of the model"
                 )
                 self._network.warnings.append(self._loaded.at(placed.path, message))
-
-        self._warn_of_labels()
-
-    def _warn_of_labels(self) -> None:
-        """Warn of a reader of labels that counts what is no class and another one ignores."""
-        for name, declared in self._loaded.spec.inputs.items():
-            readers = [p for p in self._wiring.readers(name) if p.layer.takes_labels and p.bottoms[-1] == name]
-            readers = [p for p in readers if not (isinstance(p.layer, Metric) and p.layer.counts)]
-            ignoring = {p.layer.ignored: p.layer.name for p in reversed(readers) if p.layer.ignored is not None}
-            for label, layer in ignoring.items():
-                if 0 <= label < (declared.classes or 0):
-                    continue
-                for placed in (p for p in readers if p.layer.ignored != label):
-                    message = f"{placed.layer.name}: counts the label {label}, which is no class and {layer} ignores"
-                    remedy = f"give it ignore_label: {label}, or no label may be {label}"
-                    self._network.warnings.append(self._loaded.at(placed.path, f"{message}; {remedy}"))
+        self._network.warnings += label_warnings(self._loaded, self._wiring)
 
     def _report(self, path: tuple[str | int, ...], message: str) -> None:
         self._diagnostics.append(self._loaded.at(path, message))

@@ -96,6 +96,23 @@ def wire(loaded: Loaded, phase: Phase) -> Wiring:
     return _Wirer(loaded, phase).run()
 
 
+def label_warnings(loaded: Loaded, wiring: Wiring) -> list[Diagnostic]:
+    """Return a warning for each reader of labels that counts what is no class and another one ignores."""
+    found: list[Diagnostic] = []
+    for name, declared in loaded.spec.inputs.items():
+        readers = [p for p in wiring.readers(name) if p.layer.takes_labels and p.bottoms[-1] == name]
+        readers = [p for p in readers if not (isinstance(p.layer, Metric) and p.layer.counts)]
+        ignoring = {p.layer.ignored: p.layer.name for p in reversed(readers) if p.layer.ignored is not None}
+        for label, layer in ignoring.items():
+            if 0 <= label < (declared.classes or 0):
+                continue
+            for placed in (p for p in readers if p.layer.ignored != label):
+                message = f"{placed.layer.name}: counts the label {label}, which is no class and {layer} ignores"
+                remedy = f"give it ignore_label: {label}, or no label may be {label}"
+                found.append(loaded.at(placed.path, f"{message}; {remedy}"))
+    return found
+
+
 class _Wirer:
     def __init__(self, loaded: Loaded, phase: Phase) -> None:
         self._loaded, self._phase = loaded, phase

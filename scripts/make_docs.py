@@ -15,6 +15,7 @@ from netc.schema import FAMILIES, Block, BlockFile, SpecFile, Use, language, tex
 from netc.solver.policies import POLICIES, Policy
 from netc.solver.rules import SOLVERS, Solver
 from netc.spec.model import Data, InitFrom, Input, TrainingPhase
+from netc.spec.run import EarlyStopping, Every, Run
 
 ROOT = Path(__file__).parents[1]
 MADE = "<!-- Made by scripts/make_docs.py from the classes; edit their docstrings. -->\n"
@@ -49,6 +50,9 @@ LINKS = {
     "InitFrom": "[init_from](language.md#starting-from-other-weights)",
     "TrainingPhase": "[phase](language.md#phases-of-training)",
     "Block": "[block](language.md#blocks)",
+    "Run": "[run](language.md#the-run)",
+    "Every": "[distance](language.md#distance-of-evaluations)",
+    "EarlyStopping": "[early_stopping](language.md#early-stopping)",
 }
 
 
@@ -115,6 +119,9 @@ def language_page() -> str:
             *section(Data, 2, title="Data"),
             *section(InitFrom, 2, title="Starting from other weights"),
             *section(TrainingPhase, 2, title="Phases of training"),
+            *section(Run, 2, title="The run"),
+            *section(Every, 3, title="Distance of evaluations"),
+            *section(EarlyStopping, 3, title="Early stopping"),
             *section(Block, 2, title="Blocks"),
             *section(Use, 3, title="Using a block"),
             *section(BlockFile, 3, title="A file of blocks"),

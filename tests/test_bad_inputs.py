@@ -120,7 +120,7 @@ BAD_SPECS: list[tuple[str, list[tuple[str, str]], list[str]]] = [
     ("Caffe's kernel_h", [("kernel_size: 3", "kernel_size: 3, kernel_h: 3")], ['10:68: Convolution has no field "kernel_h"; write kernel_size: [h, w]']),
     ("Caffe's nested parameters", [("kernel_size: 3", "kernel_size: 3, convolution_param: {}")], ['10:68: Convolution has no field "convolution_param"; write its fields directly into the layer']),
     ("Caffe's AVE", [(POOL, "{type: Pooling, pool: AVE, kernel_size: 2}")], ["11:27: pool: expected 'max' or 'average', got \"AVE\"; did you mean \"average\"?"]),
-    ("unknown field like no other", [("name: small", "name: small\nfoo: 1")], ['3:1: the spec has no field "foo"; known: data, freeze, fuse, init_from, inputs, layers, lr_mult, name, netc, phases, reinit, solver']),
+    ("unknown field like no other", [("name: small", "name: small\nfoo: 1")], ['3:1: the spec has no field "foo"; known: data, freeze, fuse, init_from, inputs, layers, lr_mult, name, netc, phases, reinit, run, solver']),
     ("misspelt section", [("layers:", "lyers:")], ['9:1: the spec has no field "lyers"; did you mean "layers"?']),
     ("missing name", [("name: small\n", "")], ['1:1: the spec: the field "name" is required']),
     ("missing version", [("netc: 1\n", "")], ['1:1: the spec: the field "netc" is required']),
@@ -152,6 +152,11 @@ BAD_SPECS: list[tuple[str, list[tuple[str, str]], list[str]]] = [
     ("unknown field of a parameter", [("kernel_size: 3", "kernel_size: 3, param: [{lr_mul: 1}]")], ['10:77: param has no field "lr_mul"; did you mean "lr_mult"?']),
     ("unknown field of an input", [("{shape:", "{shpe:")], ['4:11: input has no field "shpe"; did you mean "shape"?']),
     ("unknown phase", [("kernel_size: 3", "kernel_size: 3, include: {phase: tain}")], ["10:85: phase: expected 'train' or 'test', got \"tain\"; did you mean \"train\"?"]),
+    ("unknown field of run", [("max_epochs: 1", "max_epochs: 1\nrun: {keeps: 1}")], ['19:7: run has no field "keeps"; did you mean "keep"?']),
+    ("two distances of evaluations", [("max_epochs: 1", "max_epochs: 1\nrun: {evaluate_every: {steps: 1, epochs: 1}}")], ["19:23: evaluate_every needs exactly one of epochs and steps"]),
+    ("early stopping without patience", [("max_epochs: 1", "max_epochs: 1\nrun: {early_stopping: {monitor: loss}}")], ['19:23: early_stopping: the field "patience" is required']),
+    ("unknown metric to monitor", [("max_epochs: 1", "max_epochs: 1\nrun: {early_stopping: {monitor: acuracy, patience: 1}}")], ['19:33: monitor: evaluation has no metric "acuracy"; did you mean "accuracy"?']),
+    ("best checkpoint without population statistics", [(POOL, "{type: BatchNorm, statistics: population}"), ("max_epochs: 1", "max_epochs: 1\nrun: {early_stopping: {restore_best: true, patience: 1}}")], ["19:38: restore_best: population statistics are collected once, for the last checkpoint, so that the best one has none; set restore_best: false, or statistics: moving_average of BatchNorm"]),
     # wrong types
     ("text for an integer", [("output: 4", "output: four")], ['10:49: num_output: expected an integer, got "four"']),
     ("quoted number", [("output: 4", "output: '4'")], ['10:49: num_output: expected an integer, got "4"']),
@@ -267,7 +272,7 @@ BAD_SPECS: list[tuple[str, list[tuple[str, str]], list[str]]] = [
     ("side of a loss", [(LOSS, LOSS[:-1] + ", side: {layers: [{type: ReLU}]}}")], ["13:47: loss: a SoftmaxWithLoss has no top that a side could branch off"]),
     # several at once, in the order of the text
     ("several mistakes", [("classes: 10", "classes: 1"), ("source: digits", "source: digit"), ("num_output: 4", "num_output: four"), ("pool: max", "pool: mean"), ("[ip, label]", "[pi, label]"), ("base_lr: 0.01", "base_lr: -1")], ["5:20: classes: must be greater than 1, got 1", '7:11: unknown source "digit"; did you mean "digits"?', '10:49: num_output: expected an integer, got "four"', "11:39: pool: expected 'max' or 'average', got \"mean\"", '14:46: accuracy: unknown bottom "pi"; known: conv, image, ip, label, pool', "17:12: base_lr: must be greater than 0, got -1"]),
-    ("mistakes behind another version and a misspelt section", [("netc: 1", "netc: 2"), ("name: small", "name: small\nfoo: 1"), ("output: 4", "output: x")], ["1:7: netc: this netc reads version 1 of the language, not 2; write netc: 1", '3:1: the spec has no field "foo"; known: data, freeze, fuse, init_from, inputs, layers, lr_mult, name, netc, phases, reinit, solver', '11:49: num_output: expected an integer, got "x"']),
+    ("mistakes behind another version and a misspelt section", [("netc: 1", "netc: 2"), ("name: small", "name: small\nfoo: 1"), ("output: 4", "output: x")], ["1:7: netc: this netc reads version 1 of the language, not 2; write netc: 1", '3:1: the spec has no field "foo"; known: data, freeze, fuse, init_from, inputs, layers, lr_mult, name, netc, phases, reinit, run, solver', '11:49: num_output: expected an integer, got "x"']),
     # syntax
     ("tab", [("  source: digits", "\tsource: digits")], ["7:1: a tab stands where YAML wants spaces; indent with spaces"]),
     ("unclosed bracket", [("[1, 8, 8]}", "[1, 8, 8}")], ['4:26: expected "," or "]" here: the "[" at line 4, column 18 is still open']),
@@ -624,7 +629,8 @@ def test_artifact_with_a_damaged_program(netc: Netc) -> None:
     result = netc("train", "artifact", "--run", "run")
     assert result.code == 1
     assert result.errors == [
-        "error: artifact/train.onnx is not a readable ONNX model (damaged or truncated); export or compile it again"
+        "error: artifact/train.onnx is damaged: its content does not have the digest that manifest.json records; compile "
+        "the spec again"
     ]
     Path("artifact/train.onnx").unlink()
     result = netc("train", "artifact", "--run", "run")

@@ -104,6 +104,29 @@ def test_a_run_stopped_in_any_phase_ends_in_the_same_bytes(
     assert stopped_after(artifact, tmp_path / "run", *stops).read_bytes() == newest(finished[0]).read_bytes()
 
 
+def test_phases_with_all_else_that_a_run_may_do(tmp_path: Path) -> None:
+    """Several batches an update, evaluations amid epochs, a rate that they let fall, and an end before the planned."""
+    policy = {"type": "plateau", "monitor": "accuracy", "factor": 0.5, "patience": 1, "min_delta": 0.05}
+    made = compiled(
+        tmp_path / "artifact",
+        [HEAD, ALL],
+        data=SPEC["data"] | {"batch_size": 16},
+        solver=SPEC["solver"] | {"iter_size": 2, "lr_policy": policy},
+        run={"evaluate_every": {"steps": 7}, "early_stopping": {"patience": 4, "min_delta": 0.01}},
+    )
+    recorder = Recorder()
+    train(TrainOptions(tmp_path / "whole", made, CPU), recorder)
+    evaluations = [event.step for event in recorder.epochs]
+    last = evaluations[-1]
+    assert evaluations == list(range(7, last + 1, 7))
+    assert 44 < last < 132, "it should end early, in the second phase"
+    assert len({event.rates["lr"] for event in recorder.epochs}) > 2, "the rate never fell"
+    again = stopped_after(made, tmp_path / "parts", 5, 7, 43, 44, 45, last - 1)
+    assert again.name == f"step_{last}.safetensors"
+    assert again.read_bytes() == newest(tmp_path / "whole").read_bytes()
+    assert (tmp_path / "parts" / "metrics.csv").read_text().count("\n") == len(evaluations) + 1
+
+
 def test_the_first_phase_is_a_run_of_its_own(artifact: Path, finished: tuple[Path, Recorder], tmp_path: Path) -> None:
     """Its epoch gives what a spec without phases gives that freezes the same layers."""
     alone = SPEC | {"freeze": HEAD["freeze"]}

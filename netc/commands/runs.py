@@ -80,7 +80,7 @@ def train(
         assert run is not None, "checked above: without a spec there is --run"
         result = drive(lambda: run_training(TrainOptions(run, artifact, host, resume, stop_after_epochs), reporter))
     if result.finished:
-        report = drive(lambda: export_run(run, host=host, warn=warn))
+        report = drive(lambda: export_run(run, checkpoint=result.chosen, host=host, warn=warn))
         _show_export(report, as_json)
 
 

@@ -157,6 +157,8 @@ def _replace(value: dict[str, Any], path: Path) -> None:
         value["solver"] = SGD(base_lr=1.0, max_epochs=1)
     elif path[:1] == ("data",):
         value["data"] = Data(source="unknown")
+    elif path[:1] == ("run",):
+        value.pop("run", None)
     elif path[:1] == ("netc",):
         value["netc"] = VERSION
     elif path[:1] == ("name",):

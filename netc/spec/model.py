@@ -19,8 +19,9 @@ from netc.declared import Declared, OneOrMore, mistake, shown
 from netc.layers import LAYERS as _LAYERS  # noqa: F401 (importing registers every layer)
 from netc.layers.base import AnyLayer, Name, Side
 from netc.solver.rules import AnySolver
+from netc.spec.run import Run
 
-# What a resume may change: it does not alter the step function.
+# What a resume may change, beside the section `run`: it does not alter the step function.
 RUN_KEYS = (("data", "path"), ("solver", "max_epochs"), ("solver", "max_iter"))
 
 VERSION = 1
@@ -198,6 +199,8 @@ class NetSpec(Declared):
     """Factors of the learning rate, in the same way: `{"conv*": 0.1}`; those that match multiply, also `param`'s."""
     phases: list[TrainingPhase] = []
     """Parts of training with settings of their own; without any, all of it is one."""
+    run: Run = Run()
+    """When training evaluates, what it keeps, and when it stops early."""
 
     def resolved(self) -> dict[str, Any]:
         """Return the spec as plain data with every default filled in."""
@@ -208,4 +211,5 @@ class NetSpec(Declared):
         content = self.resolved()
         for section, key in RUN_KEYS:
             content[section].pop(key, None)
+        del content["run"]
         return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

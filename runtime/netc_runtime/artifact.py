@@ -1,6 +1,8 @@
 """The artifact folder as typed, frozen data: what manifest.json says (docs/artifact.md)."""
 
-from collections.abc import Mapping
+import hashlib
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from netc_runtime.arrays import SAFETENSORS_DTYPES, Array, shape_text
+from netc_runtime.entries import InitFrom, Phase
 from netc_runtime.errors import DamagedFileError, DriverError, ExitCode
-from netc_runtime.files import read_bounded
+from netc_runtime.files import digest_of, read_bounded
 from netc_runtime.jsonfields import MalformedError, field, integers, objects, optional, parse_object
 from netc_runtime.tensorfile import TensorFile
 
@@ -24,6 +27,7 @@ COUNTING_KINDS = ("mean_iou", "class_accuracy", "confusion_matrix")
 """The kinds of metric that are made of a confusion matrix; those of a side begin with `SIDE`."""
 SIDE = "side_"
 _MANIFEST_LIMIT = 64 << 20
+_PROGRAM_LIMIT = 2 << 30  # what one protobuf message can hold
 
 
 @dataclass(frozen=True)
@@ -137,53 +141,12 @@ class Metric:
 
 
 @dataclass(frozen=True)
-class Phase:
-    """A part of training: its program, and its length in epochs or in steps; that of the last one is open."""
-
-    graph: str
-    epochs: int | None = None
-    iterations: int | None = None
-
-    @classmethod
-    def parse(cls, entry: Mapping[str, Any]) -> "Phase":
-        """Read what the manifest says; raises MalformedError."""
-        lengths = [optional(entry, key, int) for key in ("epochs", "iterations")]
-        if any(length is not None and length < 1 for length in lengths):
-            raise MalformedError(f"a phase has the length {lengths}")
-        return cls(field(entry, "graph", str), *lengths)
-
-
-@dataclass(frozen=True)
-class InitFrom:
-    """What a run starts from: a path, which checkpoint of a run, names there with the names here, and what is kept.
-
-    State tensors in `drawn` keep the values of init.safetensors.
-    """
-
-    path: str
-    checkpoint: str
-    rename: Mapping[str, str]
-    drawn: frozenset[str]
-
-    @classmethod
-    def parse(cls, entry: Mapping[str, Any]) -> "InitFrom":
-        """Read what the manifest says; raises MalformedError."""
-        given, drawn = field(entry, "rename", dict), field(entry, "drawn", list)
-        rename, checkpoint = {name: field(given, name, str) for name in given}, field(entry, "checkpoint", str)
-        if checkpoint not in ("last", "best"):
-            raise MalformedError(f'"checkpoint" of "init_from" should be last or best, not "{checkpoint}"')
-        for there, here in rename.items():
-            if there.count("*") != here.count("*"):
-                raise MalformedError(f'"rename" of "init_from" has "{there}" and "{here}" with different numbers of *')
-        return cls(field(entry, "path", str), checkpoint, rename, frozenset(map(str, drawn)))
-
-
-@dataclass(frozen=True)
 class Artifact:
     """What the compiler wrote, validated; the tensors stay on disk until `initial_state`.
 
     `population_batches` is how many training batches the population statistics are the averages of; 0 without any.
     `iter_size` is how many runs of the training program, each on `batch_size` samples, make one update.
+    `digests` holds the SHA-256 of files by name; a manifest may have none.
     """
 
     folder: Path
@@ -196,6 +159,7 @@ class Artifact:
     metrics: tuple[Metric, ...]
     graphs: Mapping[str, Interface]
     files: Mapping[str, str]
+    digests: Mapping[str, str]
     population_batches: int = 0
     iter_size: int = 1
     init_from: InitFrom | None = None
@@ -203,7 +167,10 @@ class Artifact:
 
     @classmethod
     def load(cls, folder: Path) -> "Artifact":
-        """Read and validate `folder`; raises DriverError (2: no artifact there, 1: a damaged one)."""
+        """Read and validate `folder`; raises DriverError (2: no artifact there, 1: a damaged one).
+
+        The digests of the other files are compared when they are read.
+        """
         path = folder / MANIFEST
         if not folder.is_dir():
             what = "is not a folder" if folder.exists() else "does not exist"
@@ -262,6 +229,7 @@ class Artifact:
             phases=tuple(
                 map(Phase.parse, objects(manifest, "phases") if manifest.get("phases") else [{"graph": "train"}])
             ),
+            digests=_digests(manifest),
         )
         artifact._check_phases()
         artifact._check_batch()
@@ -373,11 +341,39 @@ class Artifact:
         """Return the path of a program's ONNX file."""
         return self.folder / self.files[key]
 
+    def content(self, key: str) -> bytes:
+        """Return the bytes of an ONNX file; raises DamagedFileError unless they are those that were written."""
+        path = self.file(key)
+        content = read_bounded(path, _PROGRAM_LIMIT)
+        self._require_digest(path, lambda: hashlib.sha256(content).hexdigest())
+        return content
+
     def initial_state(self) -> dict[str, Array]:
         """Return the first state; raises DamagedFileError if the file does not match the manifest."""
-        with TensorFile(self.folder / INITIAL_STATE) as file:
+        path = self.folder / INITIAL_STATE
+        self._require_digest(path, lambda: digest_of(path))
+        with TensorFile(path) as file:
             return file.read(self.state)
+
+    def _require_digest(self, path: Path, found: Callable[[], str]) -> None:
+        if path.name in self.digests and found() != self.digests[path.name]:
+            raise DamagedFileError(
+                f"{path} is damaged: its content does not have the digest that {MANIFEST} records; compile the spec "
+                f"again"
+            )
 
     def metrics_of(self, kind: str) -> tuple[str, ...]:
         """Return the names of the metrics of one kind."""
         return tuple(metric.name for metric in self.metrics if metric.kind == kind)
+
+
+def _digests(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """Return the digests of files, once the manifest's own is proven; empty if it has none."""
+    digest = optional(manifest, "digest", str)
+    if digest is not None:
+        rest = {key: value for key, value in manifest.items() if key != "digest"}
+        text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
+        if hashlib.sha256(text.encode()).hexdigest() != digest:
+            raise MalformedError("its content does not have the digest that it records")
+    digests = optional(manifest, "digests", dict) or {}
+    return {name: field(digests, name, str) for name in digests}

@@ -25,7 +25,7 @@ from netc_runtime.tensorfile import TensorFile
 
 _METADATA_KEY = "netc"  # one key, because safetensors writes several in an order that changes from run to run
 _FORMAT = "netc.checkpoint"
-_FORMAT_VERSION = 1
+_FORMAT_VERSION = 2
 _MOST_STEPS = 1 << 53  # beyond which a JSON number is not exact everywhere
 _SAME = 1e-6  # evaluations that differ by less than this share are equal: float32 rounds no better
 
@@ -46,10 +46,11 @@ class Best:
             raise MalformedError(f'"best" has the value {value}')
         return cls(field(entry, "metric", str), value, _integer(entry, "step", _MOST_STEPS))
 
-    def beaten_by(self, value: float, larger_is_better: bool) -> bool:
-        """Whether `value` is better by more than rounding; a tie is no improvement."""
+    def beaten_by(self, value: float, larger_is_better: bool, least: float = 0.0) -> bool:
+        """Whether `value` is better by more than rounding and by at least `least`; a tie is no improvement."""
         gain = value - self.value if larger_is_better else self.value - value
-        return gain > _SAME * abs(self.value)
+        # What is just `least` better may be less after the subtraction.
+        return gain > _SAME * abs(self.value) and gain >= least - _SAME * abs(self.value)
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,10 @@ class Position:
     """Where a run stands.
 
     `step` counts updates, `epoch` finished epochs, `cursor` the batches done of the running epoch; `evaluated` says
-    that the state of this step has been evaluated; `sums` are the running epoch's sums of training metrics,
-    `rates` the learning rates of the last step; `population` says that the state holds population statistics;
-    `plateau` is what a policy that watches evaluations remembers.
+    that the state of this step has been evaluated; `sums` are the sums of training metrics over the last `counted`
+    steps, those since the last evaluation; `rates` are the learning rates of the last step; `stale` counts the
+    evaluations since the best one; `population` says that the state holds population statistics; `plateau` is what a
+    policy that watches evaluations remembers.
     """
 
     step: int
@@ -69,6 +71,8 @@ class Position:
     sums: Mapping[str, float]
     rates: Mapping[str, float]
     best: Best | None
+    counted: int = 0
+    stale: int = 0
     population: bool = False
     plateau: Waiting | None = None
 
@@ -132,6 +136,8 @@ class Checkpoint:
             "evaluated": int(position.evaluated),
             "population": int(position.population),
             "sums": dict(position.sums),
+            "counted": position.counted,
+            "stale": position.stale,
             "rates": dict(position.rates),
             "best": None if best is None else vars(best),
             "plateau": None if position.plateau is None else vars(position.plateau),
@@ -190,6 +196,8 @@ class Checkpoint:
                 sums=_numbers(field(metadata, "sums", dict)),
                 rates=_numbers(field(metadata, "rates", dict)),
                 best=best,
+                counted=_integer(metadata, "counted", step),
+                stale=_integer(metadata, "stale", step),
                 population=bool(_integer(metadata, "population", 1)),
                 plateau=None if waiting is None else Waiting.parse(waiting),
             ),

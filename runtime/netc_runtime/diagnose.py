@@ -11,10 +11,8 @@ from onnx import TensorProto, helper
 from netc_runtime.arrays import Array
 from netc_runtime.artifact import Artifact, Interface
 from netc_runtime.errors import DriverError
-from netc_runtime.files import read_bounded
 from netc_runtime.session import Host, Program
 
-_LIMIT = 2 << 30
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16})
 _PARTS = {
     "forward": "the forward pass of",
@@ -27,34 +25,65 @@ _BACKWARD = frozenset({"grad", "update"})
 
 
 def origin_of_divergence(
-    artifact: Artifact, feeds: Mapping[str, Array], threads: int | None, key: str = "train"
+    artifact: Artifact,
+    feeds: Mapping[str, Array],
+    threads: int | None,
+    samples: Sequence[int] = (),
+    key: str = "train",
 ) -> str:
     """Return a clause that names where the non-finite results of one training step come from.
 
-    `feeds` are all inputs of the program `key`. The step is run on the CPU, whatever device it diverged on.
+    `feeds` are all inputs of the program `key`, `samples` the indices in the training split of the batch among them,
+    if they are known. The step is run on the CPU, whatever device it diverged on.
     """
     try:
-        return _origin(artifact, feeds, threads, key)
+        return _origin(artifact, feeds, threads, samples, key)
     except (DriverError, DecodeError, onnx.shape_inference.InferenceError, ValueError, MemoryError) as error:
         return f"the layer where it began could not be found ({error})"
 
 
-def _origin(artifact: Artifact, feeds: Mapping[str, Array], threads: int | None, key: str) -> str:
-    path = artifact.file(key)
-    model = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(read_bounded(path, _LIMIT)))
+def _origin(
+    artifact: Artifact, feeds: Mapping[str, Array], threads: int | None, samples: Sequence[int], key: str
+) -> str:
+    path, graph = artifact.file(key), artifact.graph(key)
+    model = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(artifact.content(key)))
     nodes = list(model.graph.node)
     outputs = [value.name for value in model.graph.output]
-    bad = _non_finite(artifact.graph(key), path, model, feeds, threads)
+    probed = onnx.ModelProto()
+    probed.CopyFrom(model)
+    bad = _non_finite(graph, path, probed, feeds, threads)
     totals = [name for name in artifact.metrics_of("total") if name in bad]
     ends = totals or [name for name in outputs if name in bad]
     if not ends:
         return "run again on the CPU, the same step gives finite values"
     guilty, sources = _ancestors(nodes, ends, bad)
+    batch = [spec.name for spec in graph.inputs_of("batch") if spec.name in sources & feeds.keys()]
+    if batch:
+        culprit = next(iter(_samples(feeds[batch[0]], samples)), "the batch")
+        return f'{culprit} has a value of "{batch[0]}" that is not finite'
     state = sorted(sources & feeds.keys())
     if state:
         return f"the state was not finite already before this step ({', '.join(state)})"
     # Emitted graphs are in topological order, and a sort keeps it.
-    return f"the first non-finite values are in {_describe(min(guilty, key=lambda node: _part(node) in _BACKWARD))}"
+    first = min(guilty, key=lambda node: _part(node) in _BACKWARD)
+    where = f"the first non-finite values are in {_describe(first)}"
+    if _part(first) in _BACKWARD:
+        return where
+    name = next(name for name in first.output if name in bad)
+    del model.graph.output[:]
+    model.graph.output.append(onnx.ValueInfoProto(name=name))
+    program = Program(path, Host("cpu", threads), graph, model.SerializeToString())
+    culprits = _samples(program(feeds, (name,))[name], samples)
+    # Several are no fault of a sample.
+    return f"{where}, of {culprits[0]} alone" if len(culprits) == 1 else where
+
+
+def _samples(values: Array, samples: Sequence[int]) -> list[str]:
+    """Return the samples of the training split that have a non-finite value, nothing where that is not known."""
+    if values.ndim == 0 or len(values) != len(samples):
+        return []
+    bad = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))
+    return [f"sample {samples[int(index)]} of the train split" for index in bad]
 
 
 def _non_finite(

@@ -85,7 +85,7 @@ class Evaluator:
 
     def __init__(self, artifact: Artifact, host: Host) -> None:
         graph = artifact.graph("eval")
-        self._program = Program(artifact.file("eval"), host, graph)
+        self._program = Program(artifact.file("eval"), host, graph, artifact.content("eval"))
         self._inputs = graph.inputs_of("batch")
         self._metrics = artifact.metrics
         self.batch_size = evaluation_size(self._inputs)

@@ -43,11 +43,11 @@ class StepDone:
 
 @dataclass(frozen=True)
 class EpochDone:
-    """An evaluation at the end of an epoch, or of the run; `epoch` counts from 1.
+    """An evaluation, by default at the end of an epoch, and at that of the run; `epoch` counts from 1.
 
-    `train` holds means over the epoch's batches, `test` exact means over the test split, `rates` the learning
-    rates of the last step. `images_per_second` counts training only, `seconds` evaluation too; both cover what
-    this session did of the epoch.
+    `train` holds means over the batches since the evaluation before, `test` exact means over the test split, `rates`
+    the learning rates of the last step. `images_per_second` counts training only, `seconds` evaluation too; both cover
+    what this session did since the evaluation before.
     """
 
     epoch: int
@@ -63,8 +63,10 @@ class EpochDone:
 class TrainResult:
     """How a session ended.
 
-    `finished` is true if the planned number of steps is reached. `test` is the last evaluation (empty if this
-    session had nothing left to do), `best_step` the step of the best checkpoint, `resume_command` continues the run.
+    `finished` is true if the planned number of steps is reached, or if early stopping ended the run before, which
+    `stopped_early` says. `test` is the last evaluation (empty if this session had nothing left to do), `best_step` the
+    step of the best checkpoint, `chosen` the checkpoint to export ("last" or "best"). `resume_command` continues the
+    run.
     """
 
     run: Path
@@ -76,6 +78,8 @@ class TrainResult:
     test: Mapping[str, float]
     best_step: int | None
     seconds: float
+    stopped_early: bool = False
+    chosen: str = "last"
 
 
 class Reporter(Protocol):

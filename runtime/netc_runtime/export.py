@@ -16,10 +16,11 @@ from netc_runtime.data.base import Split
 from netc_runtime.data.batches import check_fit, evaluation_batches, sample_count
 from netc_runtime.errors import DamagedFileError, DriverError, ExitCode
 from netc_runtime.evaluate import Evaluator, Means, data_section
-from netc_runtime.files import read_bounded, storage_errors, write_atomically
+from netc_runtime.files import storage_errors, write_atomically
 from netc_runtime.jsonfields import MalformedError, canonical, objects, parse_object
 from netc_runtime.model import CLASSES_KEY, DATA_KEY, INTERFACE_KEY, RANGE_KEY, Model, class_names
 from netc_runtime.run import RunFolder
+from netc_runtime.seal import sealed
 from netc_runtime.session import Host, Program
 
 # A folded batch norm rounds differently; beyond this share of the largest output it computes something else.
@@ -96,7 +97,7 @@ def fold(artifact: Artifact, state: Mapping[str, Array], host: Host) -> dict[str
     graph = artifact.graph("fold")
     if not graph.outputs:  # inference has no parameter, as a mere softmax; ONNX Runtime refuses empty graphs
         return {}
-    program = Program(artifact.file("fold"), host, graph)
+    program = Program(artifact.file("fold"), host, graph, artifact.content("fold"))
     outputs = {spec.name: spec.feeds for spec in graph.outputs_of("parameter")}
     results = program({spec.name: state[spec.name] for spec in graph.inputs}, tuple(outputs))
     return {feeds: results[name] for name, feeds in outputs.items() if feeds is not None}
@@ -108,8 +109,9 @@ def bake(artifact: Artifact, parameters: Mapping[str, Array], checkpoint: Checkp
     size = sum(array.nbytes for array in parameters.values())
     if size > _PROTOBUF_LIMIT:
         raise DriverError(f"the parameters of {artifact.name} take {size} bytes, one ONNX file holds at most 2 GiB")
-    Program(artifact.file("infer"), host, graph)  # which names the culprit if the file is damaged
-    model = onnx.load_model_from_string(read_bounded(artifact.file("infer"), _PROTOBUF_LIMIT))
+    program = artifact.content("infer")
+    Program(artifact.file("infer"), host, graph, program)  # which names the culprit if the file is damaged
+    model = onnx.load_model_from_string(program)
     for value in list(model.graph.input):
         if value.name in parameters:
             model.graph.input.remove(value)
@@ -137,8 +139,7 @@ def bake(artifact: Artifact, parameters: Mapping[str, Array], checkpoint: Checkp
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise DamagedFileError(f"{artifact.file('infer')} does not give a valid model: {error}") from error
-    content: bytes = model.SerializeToString(deterministic=True)
-    return content
+    return sealed(model)
 
 
 def _compare(artifact: Artifact, state: Mapping[str, Array], model: Model, split: Split, host: Host) -> Agreement:

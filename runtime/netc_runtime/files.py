@@ -1,6 +1,7 @@
 """Files that are complete or absent, and the sentences for a storage that refuses."""
 
 import errno
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,6 +52,12 @@ def read_bounded(path: Path, limit: int) -> bytes:
     if len(content) > limit:
         raise DriverError(f"{path} has more than {limit} bytes, which is too large for its kind of file")
     return content
+
+
+def digest_of(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal; raises DriverError if it cannot be read."""
+    with storage_errors("read", path), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -37,6 +37,7 @@ def read_image(path: Path, shape: tuple[int, ...], low: float, high: float) -> n
     channels, height, width = shape
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of tags that are skipped
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=_FORMATS) as image:
                 image.load()
@@ -57,6 +58,10 @@ def read_image(path: Path, shape: tuple[int, ...], low: float, high: float) -> n
         SyntaxError,
         ValueError,
         EOFError,
+        ArithmeticError,
+        LookupError,
+        TypeError,
+        AttributeError,
         struct.error,
     ) as error:  # what Pillow's decoders raise for damaged files
         raise DamagedFileError(f"{path} is a damaged image: {error}") from error

@@ -10,13 +10,17 @@ from netc_runtime.arrays import Array, shape_text
 from netc_runtime.artifact import TensorSpec
 from netc_runtime.counts import fitting_names
 from netc_runtime.errors import DriverError, ExitCode, NotExportedError
+from netc_runtime.files import read_bounded
 from netc_runtime.jsonfields import MalformedError, parse_object
+from netc_runtime.seal import require_seal
 from netc_runtime.session import Host, Program
 
 DATA_KEY = "netc.data"
 INTERFACE_KEY = "netc.interface"
 RANGE_KEY = "netc.value_range"
 CLASSES_KEY = "netc.classes"
+
+_LIMIT = 2 << 30  # what one protobuf message can hold
 
 T = TypeVar("T")
 
@@ -39,6 +43,9 @@ class Model:
             raise DriverError(
                 f"{path} {'is not a file' if path.exists() else 'does not exist'}; {remedy}", ExitCode.USAGE
             )
+        if content is None:
+            content = read_bounded(path, _LIMIT)
+            require_seal(path, content)
         self.program = Program(path, host, content=content)
         self.inputs = self.program.interface.inputs_of("batch")
         self.outputs = self.program.interface.outputs_of("output")

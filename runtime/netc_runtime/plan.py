@@ -1,5 +1,6 @@
 """How long a run is, and what its randomness is keyed by: the parts of the spec that the driver carries out."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,11 +21,27 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class EarlyStopping:
+    """Training ends after `patience` evaluations in a row that did not improve the metric `monitor` by `min_delta`.
+
+    `monitor` None is the metric that says which checkpoint is the best. `restore_best` makes the best checkpoint the
+    one that is exported.
+    """
+
+    monitor: str | None
+    patience: int
+    min_delta: float
+    restore_best: bool
+
+
+@dataclass(frozen=True)
 class Plan:
     """Steps of a run: `total_steps` is max_epochs * steps_per_epoch, or max_iter where `max_epochs` is None.
 
     A step is an update, and `batch_size` is the number of its samples, whether they come in one batch or in several.
     The `stages` follow each other from 0 to `total_steps`.
+    Evaluations take place after every `evaluate_steps` steps, or at the end of every `evaluate_epochs` epochs; the
+    other one is None. `keep` checkpoints stay, beside the best one.
     """
 
     batch_size: int
@@ -33,6 +50,10 @@ class Plan:
     max_epochs: int | None
     seed: int
     stages: tuple[Stage, ...]
+    evaluate_steps: int | None
+    evaluate_epochs: int | None
+    keep: int
+    early_stopping: EarlyStopping | None
 
     @classmethod
     def of(cls, artifact: Artifact, samples: int) -> "Plan":
@@ -47,12 +68,19 @@ class Plan:
             raise DriverError(f"the solver section of the spec cannot be used: {error}", ExitCode.USAGE) from error
         if not 0 <= seed < 1 << 64:
             raise DriverError(f"solver.random_seed should be from 0 to 2^64 - 1, not {seed}", ExitCode.USAGE)
-        if epochs is not None and iterations is None:
-            total = epochs * steps
-            return cls(size, steps, total, epochs, seed, _stages(artifact, steps, total))
-        if iterations is not None and epochs is None:
-            return cls(size, steps, iterations, None, seed, _stages(artifact, steps, iterations))
-        raise DriverError("the spec should set one of solver.max_epochs and solver.max_iter", ExitCode.USAGE)
+        if (epochs is None) == (iterations is None):
+            raise DriverError("the spec should set one of solver.max_epochs and solver.max_iter", ExitCode.USAGE)
+        total = iterations if epochs is None else epochs * steps
+        assert total is not None, "one of the two is set"
+        return cls(size, steps, total, epochs, seed, _stages(artifact, steps, total), *_run_section(artifact))
+
+    def evaluates_at(self, step: int, epoch: int, cursor: int) -> bool:
+        """Whether an evaluation is due after `step` steps: `epoch` whole epochs and `cursor` batches of the next."""
+        if step >= self.total_steps:
+            return True
+        if self.evaluate_steps is not None:
+            return step > 0 and step % self.evaluate_steps == 0
+        return cursor == self.steps_per_epoch and (epoch + 1) % (self.evaluate_epochs or 1) == 0
 
     def require_reach(self, step: int, what: str) -> None:
         """Raise DriverError (2) if the plan ends before `step`, where `what` stands already."""
@@ -90,3 +118,40 @@ def _stages(artifact: Artifact, steps_per_epoch: int, total_steps: int) -> tuple
             ExitCode.USAGE,
         )
     return (*stages, Stage(artifact.phases[-1].graph, start, total_steps))
+
+
+def _run_section(artifact: Artifact) -> tuple[int | None, int | None, int, EarlyStopping | None]:
+    """Return evaluate_steps, evaluate_epochs, keep and early_stopping; raises DriverError (2)."""
+    try:
+        section: Mapping[str, Any] = field(artifact.spec, "run", dict)
+        every: Mapping[str, Any] = field(section, "evaluate_every", dict)
+        steps, epochs = _optional_count(every, "steps"), _optional_count(every, "epochs")
+        if (steps is None) == (epochs is None):
+            raise MalformedError("evaluate_every should have one of epochs and steps")
+        stopping: Mapping[str, Any] | None = optional(section, "early_stopping", dict)
+        return steps, epochs, _count(section, "keep"), None if stopping is None else _early(stopping, artifact)
+    except MalformedError as error:
+        raise DriverError(f"the run section of the spec cannot be used: {error}", ExitCode.USAGE) from error
+
+
+def _early(section: Mapping[str, Any], artifact: Artifact) -> EarlyStopping:
+    monitor, delta = optional(section, "monitor", str), field(section, "min_delta", float)
+    if monitor is not None and monitor not in (metric.name for metric in artifact.metrics if metric.kind != "rate"):
+        raise MalformedError(f'evaluation has no metric "{monitor}" to monitor')
+    if not 0 <= delta < math.inf:
+        raise MalformedError(f'"min_delta" should be at least 0, not {delta}')
+    restore = section.get("restore_best")
+    if not isinstance(restore, bool):
+        raise MalformedError('"restore_best" should be true or false')
+    return EarlyStopping(monitor, _count(section, "patience"), delta, restore)
+
+
+def _optional_count(entry: Mapping[str, Any], key: str) -> int | None:
+    return None if entry.get(key) is None else _count(entry, key)
+
+
+def _count(entry: Mapping[str, Any], key: str) -> int:
+    value = field(entry, key, int)
+    if value < 1:
+        raise MalformedError(f'"{key}" should be at least 1, not {value}')
+    return value

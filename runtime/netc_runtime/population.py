@@ -24,7 +24,7 @@ class Population:
 
     def __init__(self, artifact: Artifact, host: Host) -> None:
         self._graph = artifact.graph(POPULATION)
-        self._program = Program(artifact.file(POPULATION), host, self._graph)
+        self._program = Program(artifact.file(POPULATION), host, self._graph, artifact.content(POPULATION))
         self._batch_size = artifact.batch_size
         self._batches = artifact.population_batches
         self._dtypes = {spec.name: spec.dtype for spec in artifact.state}

@@ -197,6 +197,8 @@ def describe_end(event: TrainResult) -> str:
     """Return the end of a session as one line."""
     best = "" if event.best_step is None else f", best at step {event.best_step}"
     state = "finished" if event.finished else "stopped as asked"
+    if event.stopped_early:
+        state = "stopped early, without further improvement,"
     if event.finished and not event.test:
         state = "nothing left to do: the run was finished already"
     rest = "" if event.finished else f"; continue with: {event.resume_command}"

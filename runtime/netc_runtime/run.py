@@ -15,7 +15,6 @@ from netc_runtime.errors import DriverError, ExitCode
 from netc_runtime.files import remove_stale_temporaries, storage_errors, sync, write_atomically
 from netc_runtime.yamltext import to_yaml
 
-_KEPT = 3
 _LOCK = b"netc: whoever trains here holds a lock on this file\n"
 
 
@@ -25,10 +24,10 @@ class RunFolder:
     artifact/, spec.yaml, metrics.jsonl, metrics.csv, checkpoints/step_N.safetensors, best, model.onnx, lock, and
     init_from.json if it started from other weights.
 
-    "best" is the checkpoint with the largest value of the spec's first accuracy on the test split, or, without an
-    accuracy, of its first mean_iou or else class_accuracy, or, without these too, with the smallest total. Values that
-    differ by a millionth or less are equal, and of equal ones the earliest is the best. Every checkpoint remembers it;
-    the file `best` only names it for people.
+    "best" is the checkpoint with the best value on the test split of the metric that early stopping monitors; without
+    one, with the largest value of the spec's first accuracy, or, without an accuracy, of its first mean_iou or else
+    class_accuracy, or, without these too, with the smallest total. Values that differ by a millionth or less are equal,
+    and of equal ones the earliest is the best. Every checkpoint remembers it; the file `best` only names it for people.
     """
 
     def __init__(self, path: Path) -> None:
@@ -144,20 +143,24 @@ class RunFolder:
         if self._outgoing.exists():
             shutil.rmtree(self._outgoing)
 
-    def save(self, checkpoint: Checkpoint) -> Path:
-        """Write a checkpoint, then remove all but the newest three and the best; return its path."""
+    def save(self, checkpoint: Checkpoint, keep: int) -> Path:
+        """Write a checkpoint, then remove all but the newest `keep` and the best; return its path."""
         position = checkpoint.position
         path = checkpoint_path(self.checkpoints, position.step)
         checkpoint.save(path)
-        self.record_best(position.best)
-        kept = set(checkpoint_paths(self.checkpoints)[:_KEPT])
-        if position.best is not None:
-            kept.add(checkpoint_path(self.checkpoints, position.best.step))
+        self.tidy(position.best, keep)
+        return path
+
+    def tidy(self, best: Best | None, keep: int) -> None:
+        """Name the best checkpoint, then remove all but it and the newest `keep`; a killed process may not have."""
+        self.record_best(best)
+        kept = set(checkpoint_paths(self.checkpoints)[:keep])
+        if best is not None:
+            kept.add(checkpoint_path(self.checkpoints, best.step))
         for old in checkpoint_paths(self.checkpoints):
             if old not in kept:
                 with storage_errors("remove", old):
                     old.unlink()
-        return path
 
     def record_init(self, report: Mapping[str, object]) -> None:
         """Write what the run started from to `init_from.json`."""

@@ -10,10 +10,13 @@ from types import ModuleType
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from netc_runtime.arrays import Array
 from netc_runtime.artifact import Interface
 from netc_runtime.errors import DamagedFileError, DriverError, ExitCode, NotExportedError
+from netc_runtime.files import read_bounded
 from netc_runtime.jsonfields import MalformedError, parse_object
 
 Device: TypeAlias = Literal["auto", "cpu", "cuda"]
@@ -24,6 +27,8 @@ _CPU = "CPUExecutionProvider"
 # first run, which is slow and may choose differently in the next run.
 _CUDA_OPTIONS = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
 _ERRORS_ONLY = 3
+_LIMIT = 2 << 30  # what one protobuf message can hold
+_EXTERNAL = b"location"  # the key that each tensor in another file has
 MOST_THREADS = 1024
 
 
@@ -80,9 +85,11 @@ class Program:
         options.intra_op_num_threads = host.thread_count
         options.log_severity_level = _ERRORS_ONLY
         providers = _providers(self.ort, host.device)
+        content = content or read_bounded(path, _LIMIT)
+        _refuse_external_data(path, content)
         with self.failures("cannot be loaded"):
             try:
-                self.session: Any = self.ort.InferenceSession(content or str(path), options, providers=providers)
+                self.session: Any = self.ort.InferenceSession(content, options, providers=providers)
             except _unreadable(self.ort) as error:
                 raise DamagedFileError(
                     f"{path} is not a readable ONNX model (damaged or truncated); export or compile it again"
@@ -98,9 +105,12 @@ class Program:
                 f"of the NVIDIA driver, CUDA and cuDNN",
                 ExitCode.ENVIRONMENT,
             )
-        self.metadata: Mapping[str, str] = self.session.get_modelmeta().custom_metadata_map
+        try:
+            self.metadata: Mapping[str, str] = self.session.get_modelmeta().custom_metadata_map
+            names = sorted(value.name for value in self.session.get_inputs())
+        except UnicodeDecodeError as error:
+            raise DamagedFileError(f"{path} is damaged: its texts are not UTF-8; export or compile it again") from error
         self.interface = interface or self._embedded_interface()
-        names = sorted(value.name for value in self.session.get_inputs())
         if names != sorted(spec.name for spec in self.interface.inputs):
             raise DamagedFileError(f"{path} does not have the inputs that its description lists; compile it again")
         self._fixed: dict[str, Any] = {}
@@ -136,6 +146,28 @@ class Program:
         # On the CPU the value aliases the array, so it gets one of its own. (ascontiguousarray would make a
         # scalar one-dimensional.)
         return self.ort.OrtValue.ortvalue_from_numpy(np.array(array, order="C"), self.device, 0)
+
+
+def _refuse_external_data(path: Path, content: bytes) -> None:
+    """Raise DamagedFileError for a model whose tensors lie in other files, which it could name anywhere."""
+    if _EXTERNAL not in content:
+        return
+    try:
+        graphs = [onnx.load_model_from_string(content).graph]
+    except DecodeError:
+        return  # which ONNX Runtime will say better
+    for graph in graphs:
+        tensors = [*graph.initializer, *(tensor.values for tensor in graph.sparse_initializer)]
+        for node in graph.node:
+            for attribute in node.attribute:
+                tensors += [attribute.t, *attribute.tensors]
+                graphs += [attribute.g, *attribute.graphs] if attribute.HasField("g") or attribute.graphs else []
+        for tensor in tensors:
+            if tensor.data_location == onnx.TensorProto.EXTERNAL:
+                raise DamagedFileError(
+                    f'{path} keeps the tensor "{tensor.name}" in another file, which netc does not read; save the '
+                    f"model as one file"
+                )
 
 
 def _unreadable(ort: ModuleType) -> tuple[type[Exception], ...]:

@@ -5,8 +5,8 @@ from typing import Any
 
 from netc_runtime.errors import DriverError, ExitCode
 
-# What may change between two parts of one run: where the data lies, and how long to train.
-_MAY_DIFFER = frozenset({"data.path", "solver.max_epochs", "solver.max_iter"})
+# What may change between two parts of one run: where the data lies, how long to train, and all of the section `run`.
+_MAY_DIFFER = frozenset({"data.path", "solver.max_epochs", "solver.max_iter", "run"})
 _SHOWN = 8
 
 
@@ -15,7 +15,8 @@ def require_same_spec(what: str, theirs: Mapping[str, Any], ours: Mapping[str, A
 
     `what` is the subject of the sentence.
     """
-    differences = [text for key, text in _differences("", theirs, ours) if key not in _MAY_DIFFER]
+    found = _differences("", theirs, ours)
+    differences = [text for key, text in found if key not in _MAY_DIFFER and not key.startswith("run.")]
     if differences:
         more = f" and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
         raise DriverError(

@@ -45,7 +45,7 @@ class TrainingStep:
 
     def __init__(self, artifact: Artifact, state: Mapping[str, Array], host: Host, key: str = "train") -> None:
         graph = artifact.graph(key)
-        self._program = Program(artifact.file(key), host, graph)
+        self._program = Program(artifact.file(key), host, graph, artifact.content(key))
         self.device = self._program.device
         self.onnxruntime_version: str = self._program.ort.__version__
         self.reason = self._program.reason

@@ -2,39 +2,34 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
-import numpy.typing as npt
 
 from netc_runtime.arrays import Array
 from netc_runtime.artifact import Artifact
-from netc_runtime.checkpoint import Best, Checkpoint, Newest, Position, checkpoint_paths, newest
+from netc_runtime.checkpoint import Checkpoint, Newest, Position, checkpoint_paths, newest
 from netc_runtime.data import open_source
 from netc_runtime.data.base import Source
-from netc_runtime.data.batches import check_fit, gather, sample_count
-from netc_runtime.data.order import permutation
-from netc_runtime.diagnose import origin_of_divergence
+from netc_runtime.data.batches import check_fit, sample_count
+from netc_runtime.divergence import account, listed
 from netc_runtime.errors import DriverError, ExitCode
 from netc_runtime.evaluate import Evaluator, data_section
 from netc_runtime.events import EpochDone, Reporter, Started, StepDone, TrainResult
 from netc_runtime.interrupts import Interrupts, StopRequestedError
+from netc_runtime.judge import Judge
 from netc_runtime.metricslog import MetricsLog
-from netc_runtime.plan import Plan, Stage
+from netc_runtime.plan import Plan
 from netc_runtime.plateau import Plateau, Waiting
 from netc_runtime.population import Population
 from netc_runtime.run import RunFolder
 from netc_runtime.session import Host
 from netc_runtime.specs import require_same_spec
-from netc_runtime.step import TrainingStep
 from netc_runtime.transfer import InitReport, initialised
-
-_SHOWN = 5  # names of bad values in one sentence
-# The kinds of metric that say which checkpoint is the best, the first one first, and whether larger is better.
-_JUDGES = {"accuracy": True, "mean_iou": True, "class_accuracy": True, "total": False}
+from netc_runtime.updates import Indices, Updates, not_finite
 
 
 @dataclass(frozen=True)
@@ -99,6 +94,7 @@ class _Session:
         self, run: RunFolder, artifact: Artifact, options: TrainOptions, resumed: Newest | None, reporter: Reporter
     ) -> None:
         self._run = run
+        self._artifact = artifact
         self._options = options
         self._reporter = reporter
         self._source: Source = open_source(data_section(artifact.spec))
@@ -110,72 +106,45 @@ class _Session:
         if resumed:
             resumed.checkpoint.position.require_epochs_of(self._plan.steps_per_epoch, resumed.path)
             self._plan.require_reach(resumed.checkpoint.position.step, f"the run {run.path}")
-        self._host = host = self._chosen_host(resumed)
-        state, self._init_report = self._first_state(artifact, resumed)
-        self._stage = self._plan.stage_before(resumed.checkpoint.position.step if resumed else 0)
-        self._step = TrainingStep(artifact, state, host, self._stage.graph)
+        host = self._chosen_host(resumed)
+        state, self._init_report = self._first_state(artifact, resumed, reporter.warn)
+        step = resumed.checkpoint.position.step if resumed else 0
+        self._updates = Updates(artifact, self._source, self._plan, host, state, step, is_new=resumed is None)
         self._evaluator = Evaluator(artifact, host)
         self._population = Population(artifact, host) if artifact.has_population else None
         self._threads = host.thread_count
-        self._set_horizon(artifact)
-        for spec in artifact.state:
-            if spec.role == "seed" and resumed is None:
-                self._step.set_constant(spec.name, self._plan.seed % (1 << 32))
         if resumed:
-            now = self._step.device, self._step.onnxruntime_version, artifact.netc_version
+            now = self._updates.program.device, self._updates.program.onnxruntime_version, artifact.netc_version
             for change in resumed.checkpoint.changes(*now):
                 reporter.warn(change)
         # Only now, when nothing else can be wrong, does the run folder change.
         self._artifact = run.install(artifact)
+        self._updates.artifact = self._artifact
         if self._init_report is not None:
             run.record_init(self._init_report.as_dict())
-        self._position = self._reopened(resumed.checkpoint.position) if resumed else Position.start()
+        self._position = resumed.checkpoint.position if resumed else Position.start()
+        self._judge = Judge(artifact.metrics, self._plan.early_stopping)
+        self._trained_steps, self._trained_seconds, self._since = 0, 0.0, time.monotonic()
         self._saved = resumed.path if resumed else None
         if resumed:
             run.set_aside(resumed.damaged)
-            run.record_best(self._position.best)
+            run.tidy(self._position.best, self._plan.keep)
         rates = artifact.metrics_of("rate")
-        averaged = [spec.name for spec in artifact.graph("train").outputs_of("metric") if spec.name not in rates]
+        self._averaged = [spec.name for spec in artifact.graph("train").outputs_of("metric") if spec.name not in rates]
         self._rates = rates
         self._totals = artifact.metrics_of("total")
-        self._log = MetricsLog(run.path, averaged, self._evaluator.metric_names, rates)
+        self._log = MetricsLog(run.path, self._averaged, self._evaluator.metric_names, rates)
         self._log.rewind(self._position)
 
-    def _first_state(self, artifact: Artifact, resumed: Newest | None) -> tuple[dict[str, Array], InitReport | None]:
+    def _first_state(
+        self, artifact: Artifact, resumed: Newest | None, warn: Callable[[str], None]
+    ) -> tuple[dict[str, Array], InitReport | None]:
         """Return the state to begin with; only a new run needs what its spec starts from."""
         if resumed is not None:
             return dict(resumed.checkpoint.state), None
         if artifact.init_from is None:
             return artifact.initial_state(), None
-        return initialised(artifact, artifact.init_from, self._reporter.warn)
-
-    def _set_horizon(self, artifact: Artifact) -> None:
-        """Tell the step where its phase begins and how long it is."""
-        for spec in artifact.state:
-            if spec.role == "max_steps":
-                self._step.set_constant(spec.name, self._stage.end - self._stage.start)
-            elif spec.role == "phase_start":
-                self._step.set_constant(spec.name, self._stage.start)
-
-    def _enter(self, stage: Stage) -> None:
-        """Begin another phase with the weights of the one before, and without the memory of its solver."""
-        state = self._step.state()
-        for spec in self._artifact.state:
-            if spec.role == "optimizer":
-                state[spec.name] = np.zeros_like(state[spec.name])
-        self._stage = stage
-        self._step = TrainingStep(self._artifact, state, self._host, stage.graph)
-        self._set_horizon(self._artifact)
-
-    def _reopened(self, position: Position) -> Position:
-        """Return where to continue: a plan may end now where the run stands, still without population statistics."""
-        if self._population is None or position.population or position.step < self._plan.total_steps:
-            return position
-        if position.cursor == 0 and position.epoch > 0:
-            # What the epoch's batches gave is no longer known.
-            cursor = self._plan.steps_per_epoch
-            position = replace(position, epoch=position.epoch - 1, cursor=cursor, sums={})
-        return replace(position, evaluated=False)
+        return initialised(artifact, artifact.init_from, warn)
 
     def _chosen_host(self, resumed: Newest | None) -> Host:
         asked = self._options.host
@@ -195,11 +164,13 @@ class _Session:
         plan, limit = self._plan, self._options.stop_after_epochs
         self._reporter.started(self._started())
         test: Mapping[str, float] = {}
+        self._since = begun
         epochs = 0
         try:
             while not self._finished and (limit is None or epochs < limit):
-                test = self._epoch(interrupts)
-                epochs += 1
+                before = self._position.epoch
+                test = self._advance(interrupts) or test
+                epochs += self._position.epoch - before
             interrupts.check()  # for a signal during the last evaluation
         except StopRequestedError as stop:
             path = self._save(self._sound_state())
@@ -219,20 +190,34 @@ class _Session:
             test=test,
             best_step=None if best is None else best.step,
             seconds=time.monotonic() - begun,
+            stopped_early=self._finished and self._position.step < plan.total_steps,
+            chosen="best" if plan.early_stopping and plan.early_stopping.restore_best and best else "last",
         )
         self._reporter.finished(result)
         return result
 
     @property
+    def _at_end(self) -> bool:
+        """Whether no step is left to do, as planned or because evaluations no longer improve."""
+        early = self._plan.early_stopping
+        is_stale = early is not None and self._position.stale >= early.patience
+        return self._position.step >= self._plan.total_steps or is_stale
+
+    @property
+    def _lacks_statistics(self) -> bool:
+        """Whether training has ended with running statistics; a plan may end now where it went on before."""
+        return self._population is not None and self._at_end and not self._position.population
+
+    @property
     def _finished(self) -> bool:
-        return self._position.step >= self._plan.total_steps and self._position.evaluated
+        return self._at_end and self._position.evaluated and not self._lacks_statistics
 
     def _started(self) -> Started:
         return Started(
             name=self._artifact.name,
             run=self._run.path,
-            device=self._step.device,
-            device_reason=self._step.reason,
+            device=self._updates.program.device,
+            device_reason=self._updates.program.reason,
             threads=self._threads,
             train_samples=sample_count(self._source.train),
             test_samples=sample_count(self._source.test),
@@ -245,108 +230,126 @@ class _Session:
             init_from=self._init_report,
         )
 
-    def _epoch(self, interrupts: Interrupts) -> Mapping[str, float]:
-        """Do what is left of the running epoch, evaluate, log and save; return the metrics of the test split."""
+    def _advance(self, interrupts: Interrupts) -> Mapping[str, float]:
+        """Train to the next evaluation or the end of the epoch, evaluate if it is due, and save.
+
+        Return the metrics of the test split, nothing without an evaluation.
+        """
         begun, first = time.monotonic(), self._position.step
-        self._steps(interrupts)
-        trained, steps = time.monotonic(), self._position.step - first
+        if not self._at_end:
+            self._steps(interrupts)
+        self._trained_steps += self._position.step - first
+        self._trained_seconds += time.monotonic() - begun
         # Checked before it is evaluated: a last update may have overflowed although its loss was finite.
         state = self._sound_state()
         interrupts.check()
+        position, event = self._position, None
+        scheduled = self._plan.evaluates_at(position.step, position.epoch, position.cursor)
+        if self._at_end or (scheduled and not position.evaluated):
+            state, event = self._evaluate(state, interrupts)
+        position = self._position
+        if position.cursor == self._plan.steps_per_epoch:
+            self._position = replace(position, epoch=position.epoch + 1, cursor=0)
+        self._save(state)
+        if event is None:
+            return {}
+        self._reporter.epoch_done(event)
+        return event.test
+
+    def _evaluate(self, state: dict[str, Array], interrupts: Interrupts) -> tuple[dict[str, Array], EpochDone]:
+        """Evaluate the state, which gets population statistics at the end of training; return it and what was found."""
         statistics = self._population_statistics(state, interrupts)
-        state |= statistics
+        state = state | statistics
         test = self._evaluator.metrics(state, self._source.test, interrupts.check)
         position = self._position
         event = EpochDone(
-            epoch=position.epoch + 1,
+            epoch=position.epoch + (position.cursor > 0),
             step=position.step,
-            rates=position.rates,
-            train={name: total / position.cursor for name, total in position.sums.items()},
+            # In the order of the graph, which a checkpoint does not keep.
+            rates={name: position.rates[name] for name in self._rates if name in position.rates},
+            train={name: position.sums[name] / position.counted for name in self._averaged if name in position.sums},
             test=test,
-            images_per_second=steps * self._plan.batch_size / max(trained - begun, 1e-9),
-            seconds=time.monotonic() - begun,
+            images_per_second=self._trained_steps * self._plan.batch_size / max(self._trained_seconds, 1e-9),
+            seconds=time.monotonic() - self._since,
         )
+        if position.evaluated:  # without population statistics
+            self._log.rewind(replace(position, evaluated=False))
         self._log.append(event)
-        position = replace(position, evaluated=True, best=self._better(test), population=bool(statistics))
+        best, stale = self._judge.judge(position, test)
+        self._position = replace(
+            position, evaluated=True, best=best, stale=stale, sums={}, counted=0, population=bool(statistics)
+        )
         if self._plateau is not None:
-            waiting, scale = self._plateau.after(
-                position.plateau or Waiting(),
-                test[self._plateau.monitor],
-                position.step,
-                float(state[self._plateau.state]),
-            )
-            position = replace(position, plateau=waiting)
-            state[self._plateau.state] = np.asarray(scale, state[self._plateau.state].dtype)
-            self._step.set_constant(self._plateau.state, scale)
-        if position.cursor == self._plan.steps_per_epoch:
-            position = replace(position, epoch=position.epoch + 1, cursor=0, sums={})
-        self._position = position
+            self._position = replace(self._position, plateau=self._wait(self._plateau, state, test))
         if statistics:  # only now: a stop before this point leaves them to the run that continues
-            self._step.load_state(state)
-        self._save(state)
-        self._reporter.epoch_done(event)
-        return test
+            self._updates.program.load_state(state)
+        self._trained_steps, self._trained_seconds, self._since = 0, 0.0, time.monotonic()
+        return state, event
+
+    def _wait(self, plateau: Plateau, state: dict[str, Array], test: Mapping[str, float]) -> Waiting:
+        """Let the rate fall, in `state` and in the next step, if `test` says so; return what to remember."""
+        waiting, scale = plateau.after(
+            self._position.plateau or Waiting(),
+            test[plateau.monitor],
+            self._position.step,
+            float(state[plateau.state]),
+        )
+        state[plateau.state] = np.asarray(scale, state[plateau.state].dtype)
+        self._updates.program.set_constant(plateau.state, scale)
+        return waiting
 
     def _steps(self, interrupts: Interrupts) -> None:
-        """Train to the end of the epoch or of the plan."""
+        """Train to the next evaluation, or to the end of the epoch."""
         plan, position = self._plan, self._position
-        order = permutation(plan.seed, position.epoch, sample_count(self._source.train))
-        cursor, step, sums = position.cursor, position.step, dict(position.sums)
-        while cursor < plan.steps_per_epoch and step < plan.total_steps:
+        cursor, step, sums, counted = position.cursor, position.step, dict(position.sums), position.counted
+        is_due = not position.evaluated and plan.evaluates_at(step, position.epoch, cursor)
+        while cursor < plan.steps_per_epoch and not is_due:
             interrupts.check()
-            if step == self._stage.end:
-                self._enter(plan.stage_after(step))
-            indices = order[cursor * plan.batch_size : (cursor + 1) * plan.batch_size]
-            metrics = self._update(step + 1, indices)
-            cursor, step = cursor + 1, step + 1
+            metrics = self._update()
+            cursor, step, counted = cursor + 1, step + 1, counted + 1
             rates = {name: metrics.pop(name) for name in self._rates}
             for name, value in metrics.items():
                 sums[name] = sums.get(name, 0.0) + value
             self._position = replace(
-                position, step=step, cursor=cursor, evaluated=False, sums=sums, rates=rates, population=False
+                position,
+                step=step,
+                cursor=cursor,
+                evaluated=False,
+                sums=sums,
+                counted=counted,
+                rates=rates,
+                population=False,
             )
+            is_due = plan.evaluates_at(step, position.epoch, cursor)
             self._reporter.step_done(StepDone(step, position.epoch + 1, metrics))
 
-    def _update(self, step: int, indices: npt.NDArray[np.intp]) -> dict[str, float]:
-        """Make one update from the samples at `indices`, in one batch or several; return the means of the metrics."""
-        inputs = self._artifact.graph(self._stage.graph).inputs_of("batch")
-        size, sums = self._artifact.batch_size, dict[str, float]()
-        for start in range(0, len(indices), size):
-            metrics = self._step.run(gather(self._source.train, inputs, indices[start : start + size]))
+    def _update(self) -> dict[str, float]:
+        """Make the next update, from one batch or several; return the means of the metrics."""
+        sums, batches = dict[str, float](), 0
+        metrics: Mapping[str, float] = {}
+        for indices, metrics in self._updates.update_after(self._position.step):
             if not all(math.isfinite(metrics[name]) for name in self._totals):
                 bad = [f"{name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]
-                self._diverged(step, bad)
+                self._diverged(bad, self._position.step + 1, indices)
             for name, value in metrics.items():
                 sums[name] = sums.get(name, 0.0) + value
+            batches += 1
         # The rates are the same for all batches of an update; a mean might round them.
-        batches = len(indices) // size
         return {name: metrics[name] if name in self._rates else total / batches for name, total in sums.items()}
 
     def _population_statistics(self, state: Mapping[str, Array], interrupts: Interrupts) -> dict[str, Array]:
-        """Return the statistics of the training split at the planned end; nothing before it or without a program."""
-        if self._population is None or self._position.step < self._plan.total_steps:
+        """Return the statistics of the training split at the end; nothing before it or without a program."""
+        if self._population is None or not self._at_end:
             return {}
         statistics = self._population.statistics(state, self._source.train, self._plan.seed, interrupts.check)
-        wrong = _not_finite(statistics)
+        wrong = not_finite(statistics)
         if wrong:
             raise DriverError(
-                f"training diverged at step {self._position.step}: the population statistics of {_listed(wrong)} are "
+                f"training diverged at step {self._position.step}: the population statistics of {listed(wrong)} are "
                 f"not finite; {self._advice()}",
                 ExitCode.DIVERGED,
             )
         return statistics
-
-    def _better(self, test: Mapping[str, float]) -> Best | None:
-        """Return the best evaluation so far: by the first metric of the first of `_JUDGES` that the spec has."""
-        best, step = self._position.best, self._position.step
-        for kind, larger_is_better in _JUDGES.items():
-            for name in self._artifact.metrics_of(kind):
-                if name not in test:
-                    continue
-                # An evaluation that is done again, with population statistics, replaces the one before it.
-                better = best is None or best.step == step or best.beaten_by(test[name], larger_is_better)
-                return Best(name, test[name], step) if better and math.isfinite(test[name]) else best
-        return best
 
     def _save(self, state: Mapping[str, Array]) -> Path:
         checkpoint = Checkpoint(
@@ -354,43 +357,38 @@ class _Session:
             position=self._position,
             seed=self._plan.seed,
             threads=self._threads,
-            device=self._step.device,
+            device=self._updates.program.device,
             spec=self._artifact.spec,
             spec_hash=self._artifact.spec_hash,
             netc_version=self._artifact.netc_version,
-            onnxruntime_version=self._step.onnxruntime_version,
+            onnxruntime_version=self._updates.program.onnxruntime_version,
         )
-        self._saved = self._run.save(checkpoint)
+        self._saved = self._run.save(checkpoint, self._plan.keep)
         return self._saved
 
     def _sound_state(self) -> dict[str, Array]:
         """Return the state; diverges if any of it is not finite, so that no such state is ever saved."""
-        state = self._step.state()
-        wrong = _not_finite(state)
+        state = self._updates.program.state()
+        wrong = not_finite(state)
         if wrong:
-            self._diverged(self._position.step, [f"{name} is not finite" for name in wrong])
+            self._diverged([f"{name} is not finite" for name in wrong], self._position.step)
         return state
 
-    def _diverged(self, step: int, values: list[str]) -> NoReturn:
-        feeds = self._step.last_feeds()
-        origin = ""
-        if feeds is not None:
-            origin = f"{origin_of_divergence(self._artifact, feeds, self._threads, self._stage.graph)}; "
-        raise DriverError(
-            f"training diverged at step {step}: {origin}{_listed(values)}; {self._advice()}", ExitCode.DIVERGED
-        )
+    def _diverged(self, values: list[str], step: int, indices: Indices | None = None) -> NoReturn:
+        said = account(self._updates, self._restart, step, values, indices, self._threads)
+        raise DriverError(f"{said}; {self._advice()}", ExitCode.DIVERGED)
+
+    def _restart(self) -> int:
+        """Take the updates back to the last checkpoint, or to the beginning without one; return its step."""
+        if self._saved is None:
+            step, (state, _) = 0, self._first_state(self._artifact, None, lambda _: None)
+        else:
+            saved = Checkpoint.load(self._saved, self._artifact)
+            step, state = saved.position.step, dict(saved.state)
+        self._updates.begin(state, step, is_new=self._saved is None)
+        return step
 
     def _advice(self) -> str:
         kept = f"{self._saved} is the last good checkpoint" if self._saved else "no checkpoint was written yet"
         solver = self._artifact.spec["solver"]
         return f"{kept}; start a new run with a lower solver.base_lr (now {solver.get('base_lr')})"
-
-
-def _not_finite(state: Mapping[str, Array]) -> list[str]:
-    """Return the names of the tensors with a value that is not finite."""
-    return [name for name, array in state.items() if array.dtype.kind == "f" and not np.isfinite(array).all()]
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"{', '.join(names[:_SHOWN])}{more}"

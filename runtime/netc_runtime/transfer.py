@@ -13,8 +13,9 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from netc_runtime.arrays import Array, shape_text
-from netc_runtime.artifact import MANIFEST, Artifact, InitFrom
+from netc_runtime.artifact import MANIFEST, Artifact
 from netc_runtime.checkpoint import load_state
+from netc_runtime.entries import InitFrom
 from netc_runtime.errors import DamagedFileError, DriverError, ExitCode
 from netc_runtime.files import read_bounded
 from netc_runtime.run import RunFolder

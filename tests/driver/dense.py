@@ -61,6 +61,7 @@ def write_dense(folder: Path, data: Path, changes: Mapping[str, Any] | None = No
         "data": {"source": "npy", "path": str(data), "batch_size": BATCH, "resize": None, "mean": 0, "scale": 1},
         "layers": [],
         "solver": {**solver, **(changes or {})},
+        "run": {"evaluate_every": {"epochs": 1, "steps": None}, "keep": 3, "early_stopping": None},
     }
     state = {
         "score.weight": np.random.default_rng(1).normal(0, 0.1, (CHANNELS, CLASSES)).astype(np.float32),

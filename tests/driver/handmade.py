@@ -49,6 +49,7 @@ def spec(changes: Mapping[str, Any] | None = None) -> Entry:
         "data": {"source": "digits", "batch_size": BATCH, "resize": None, "mean": 0, "scale": SCALE},
         "layers": [{"name": "ip", "type": "InnerProduct", "num_output": 10}],
         "solver": {"type": "SGD", "base_lr": 0.1, "random_seed": 7, "max_epochs": 6, "max_iter": None},
+        "run": {"evaluate_every": {"epochs": 1, "steps": None}, "keep": 3, "early_stopping": None},
     }
     for key, value in (changes or {}).items():
         section, name = key.split(".")

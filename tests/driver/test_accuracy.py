@@ -16,6 +16,7 @@ from netc_runtime.evaluate import Accuracy, evaluate_model
 from netc_runtime.export import export_run
 from netc_runtime.model import Model, labels_of
 from netc_runtime.predict import predict
+from netc_runtime.seal import sealed
 
 from .conftest import CPU, classified
 
@@ -71,7 +72,7 @@ def relabel(path: Path, target: Path, **labels: Any) -> Path:
         properties["netc.classes"] = "[]"
     del proto.metadata_props[:]
     onnx.helper.set_model_props(proto, properties)
-    onnx.save(proto, target)
+    target.write_bytes(sealed(proto))
     return target
 
 

@@ -19,6 +19,7 @@ from netc_runtime.evaluate import evaluate, evaluate_model, evaluate_run
 from netc_runtime.export import export_run
 from netc_runtime.model import class_names
 from netc_runtime.predict import predict
+from netc_runtime.seal import sealed
 
 from .conftest import CPU, classified
 from .handmade import SCALE, write_artifact
@@ -104,7 +105,7 @@ def test_the_exported_model_equals_eval_and_describes_itself(finished_run: Path,
     assert [entry["name"] for entry in json.loads(properties["netc.interface"])["inputs"]] == ["image"]
     assert set(properties) == {
         "netc.graph", "netc.name", "netc.version", "netc.spec_hash", "netc.interface", "netc.data",
-        "netc.value_range", "netc.classes",
+        "netc.value_range", "netc.classes", "netc.digest",
     }  # fmt: skip
     assert "handmade at step 132" in proto.doc_string
 
@@ -247,7 +248,7 @@ def test_a_model_of_another_maker_is_one_sentence(finished_run: Path, model: Pat
     ):
         proto = onnx.load(model)
         next(entry for entry in proto.metadata_props if entry.key == key).value = value
-        onnx.save(proto, plain)
+        plain.write_bytes(sealed(proto))
         assert said(plain) == expected(plain, key)
 
 
@@ -262,7 +263,7 @@ def test_images_and_arrays_need_only_the_model(model: Path, tmp_path: Path) -> N
             entry.value = json.dumps({"source": "mnist", "path": "/nowhere"})
         elif entry.key == "netc.classes":
             entry.value = json.dumps([f"digit {n}" for n in range(10)])
-    onnx.save(proto, tmp_path / "elsewhere.onnx")
+    (tmp_path / "elsewhere.onnx").write_bytes(sealed(proto))
     inputs = [str(tmp_path / "digit.npy"), str(tmp_path / "digit.png")]
     expected = classified(model, inputs)
     found = classified(tmp_path / "elsewhere.onnx", inputs)

@@ -93,7 +93,7 @@ def test_a_best_checkpoint_older_than_the_last_three_stays(artifact: Path, finis
             best = Best("accuracy", 0.9, min(step, 2))
             position = replace(checkpoint.position, step=step, epoch=0, cursor=step, best=best)
             state = {**checkpoint.state, "step": np.array(step)}
-            run.save(replace(checkpoint, state=state, position=position))
+            run.save(replace(checkpoint, state=state, position=position), keep=3)
     assert {path.name for path in run.checkpoints.iterdir()} == {f"step_{n}.safetensors" for n in (2, 4, 5, 6)}
     path, found = run.find("best", loaded, pytest.fail)
     assert (path.name, found.position.step) == ("step_2.safetensors", 2)
