@@ -20,8 +20,8 @@ from pydantic_core.core_schema import (
     simple_ser_schema,
 )
 
-from netc.caffe_words import instead, type_instead
 from netc.errors import did_you_mean, near
+from netc.foreign_words import instead, type_instead
 
 T = TypeVar("T", bound="Declared")
 

@@ -16,7 +16,7 @@ MAX_LINES = 400
 # The rooms of the compiler; each may import those before it.
 ROOMS = (
     "errors",
-    "caffe_words",
+    "foreign_words",
     "declared",
     "graph",
     "grad",
