@@ -10,38 +10,36 @@ from netc.layers import linear, pooling
 from tests.torch_layers_base import Run, Tensor, count, per_axis, twin
 
 
-@twin(linear.Convolution)
-def convolution(layer: linear.Convolution, run: Run, x: Sequence[Tensor]) -> Tensor:
-    axes = x[0].ndim - 2
-    function: Callable[..., Tensor] = (F.conv1d, F.conv2d, F.conv3d)[axes - 1]
-    kernel = per_axis(layer.kernel_size, axes)
-    weight = run.parameter("weight", [layer.num_output, x[0].shape[1] // layer.group, *kernel])
-    return function(
-        x[0],
-        weight,
+def windows(
+    layer: linear.Convolution | linear.Deconvolution,
+    run: Run,
+    x: Tensor,
+    functions: Sequence[Callable[..., Tensor]],
+    channels: tuple[int, int],
+) -> Tensor:
+    """Apply the function for as many spatial axes as x has; `channels` are the first two axes of the weight."""
+    axes = x.ndim - 2
+    return functions[axes - 1](
+        x,
+        run.parameter("weight", [*channels, *per_axis(layer.kernel_size, axes)]),
         run.parameter("bias", [layer.num_output]) if layer.bias_term else None,
         stride=per_axis(layer.stride, axes),
         padding=per_axis(layer.pad, axes),
         dilation=per_axis(layer.dilation, axes),
         groups=layer.group,
     )
+
+
+@twin(linear.Convolution)
+def convolution(layer: linear.Convolution, run: Run, x: Sequence[Tensor]) -> Tensor:
+    channels = layer.num_output, x[0].shape[1] // layer.group
+    return windows(layer, run, x[0], (F.conv1d, F.conv2d, F.conv3d), channels)
 
 
 @twin(linear.Deconvolution)
 def deconvolution(layer: linear.Deconvolution, run: Run, x: Sequence[Tensor]) -> Tensor:
-    axes = x[0].ndim - 2
-    function: Callable[..., Tensor] = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[axes - 1]
-    kernel = per_axis(layer.kernel_size, axes)
-    weight = run.parameter("weight", [x[0].shape[1], layer.num_output // layer.group, *kernel])
-    return function(
-        x[0],
-        weight,
-        run.parameter("bias", [layer.num_output]) if layer.bias_term else None,
-        stride=per_axis(layer.stride, axes),
-        padding=per_axis(layer.pad, axes),
-        dilation=per_axis(layer.dilation, axes),
-        groups=layer.group,
-    )
+    channels = x[0].shape[1], layer.num_output // layer.group
+    return windows(layer, run, x[0], (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d), channels)
 
 
 @twin(linear.InnerProduct)
