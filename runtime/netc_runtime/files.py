@@ -107,3 +107,11 @@ def _write_synced(path: Path, content: bytes) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def refuse_spec(path: Path) -> None:
+    """Raise DriverError (2) for a spec where what was trained by it is wanted."""
+    if path.suffix.lower() in (".yaml", ".yml"):
+        raise DriverError(
+            f"{path} is a spec; name the run folder that netc train made of it, or an exported model", ExitCode.USAGE
+        )

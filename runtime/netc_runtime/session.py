@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from netc_runtime.arrays import Array
 from netc_runtime.artifact import Interface
 from netc_runtime.errors import DamagedFileError, DriverError, ExitCode, NotExportedError
-from netc_runtime.files import read_bounded
+from netc_runtime.files import read_bounded, refuse_spec
 from netc_runtime.jsonfields import MalformedError, parse_object
 
 Device: TypeAlias = Literal["auto", "cpu", "cuda"]
@@ -81,6 +81,7 @@ class Program:
         self.ort = import_onnxruntime()
         if content is None and not path.is_file():
             raise DriverError(f"{path} does not exist or is not a file", ExitCode.USAGE)
+        refuse_spec(path)
         options = self.ort.SessionOptions()
         options.intra_op_num_threads = host.thread_count
         options.log_severity_level = _ERRORS_ONLY

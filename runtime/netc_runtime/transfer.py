@@ -17,7 +17,7 @@ from netc_runtime.artifact import MANIFEST, Artifact
 from netc_runtime.checkpoint import load_state
 from netc_runtime.entries import InitFrom
 from netc_runtime.errors import DamagedFileError, DriverError, ExitCode
-from netc_runtime.files import read_bounded
+from netc_runtime.files import read_bounded, refuse_spec
 from netc_runtime.run import RunFolder
 
 _ONNX_LIMIT = 2 << 30  # of protobuf itself
@@ -125,6 +125,7 @@ def read_tensors(path: Path, checkpoint: str, warn: Callable[[str], None]) -> tu
         )
     if not path.exists():
         raise DriverError(f"init_from: {path} does not exist; check the path", ExitCode.USAGE)
+    refuse_spec(path)
     if path.suffix.lower() in _PICKLES:
         raise DriverError(
             f"init_from: {path} is of a kind that netc does not open ({path.suffix}); save its tensors as safetensors",
