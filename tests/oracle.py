@@ -76,10 +76,11 @@ class Erf(OpRun):
         return (np.vectorize(math.erf, otypes=[x.dtype])(x),)
 
 
-def to_model(graph: ir.Graph, emitted: bool = True) -> onnx.ModelProto:
-    """Return a checked model; an emitted graph also obeys the rules of graphs."""
+def to_model(graph: ir.Graph, emitted: bool = True, target: Target = PLAIN) -> onnx.ModelProto:
+    """Return a checked model; an emitted graph also obeys the rules of graphs for its target."""
     if emitted:
-        assert [(node.name, broken_rule(node, static=True)) for node in graph if broken_rule(node, static=True)] == []
+        reasons = {node.name: broken_rule(node, True, target) for node in graph}
+        assert not any(reasons.values()), reasons
     proto = ir.to_proto(ir.Model(graph, ir_version=IR_VERSION))
     onnx.checker.check_model(proto, full_check=True)
     return proto

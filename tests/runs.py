@@ -24,7 +24,7 @@ def seed_of(row: Row) -> int:
 
 def in_ort(graph: ir.Graph, feed: Arrays, target: Target = PLAIN) -> Arrays:
     """Run the graph of a step in ONNX Runtime, in float32 and with the lowerings of a target."""
-    return ort_runner(to_model(optimize_step(graph, target)))(feed)
+    return ort_runner(to_model(optimize_step(graph, target), target=target))(feed)
 
 
 def slope_error(graph: ir.Graph, feed: Arrays, wrt: Sequence[str], row: Row) -> float:

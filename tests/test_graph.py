@@ -219,7 +219,7 @@ def test_the_verifier_catches(fault: Callable[[GraphBuilder], None], message: st
 @pytest.mark.parametrize("op", FORBIDDEN)
 def test_forbidden_operators_are_standard_and_refused(op: str) -> None:
     assert onnx.defs.get_schema(op, OPSET).name == op
-    assert broken_rule(ir.Node("", op, []), static=False) == FORBIDDEN[op]
+    assert broken_rule(ir.Node("", op, []), static=False, target="cpu") == FORBIDDEN[op]
 
 
 def test_other_broken_rules() -> None:
@@ -235,14 +235,15 @@ def test_other_broken_rules() -> None:
     assert symbolic is not None
     assert shape is not None
     assert static is not None
-    assert "training mode" in (broken_rule(training, static=False) or "")
-    assert broken_rule(given, static=False) is None
-    assert broken_rule(symbolic, static=False) is None
-    assert "is not static" in (broken_rule(symbolic, static=True) or "")
-    assert broken_rule(shape, static=False) is None
-    assert "static shapes only" in (broken_rule(shape, static=True) or "")
-    assert broken_rule(static, static=True) is None
-    assert "domain" in (broken_rule(ir.Node("com.microsoft", "Gelu", []), static=False) or "")
+    assert "training mode" in (broken_rule(training, static=False, target="cuda") or "")
+    assert broken_rule(training, static=False, target="cpu") is None
+    assert broken_rule(given, static=False, target="cuda") is None
+    assert broken_rule(symbolic, static=False, target="cuda") is None
+    assert "is not static" in (broken_rule(symbolic, static=True, target="cuda") or "")
+    assert broken_rule(shape, static=False, target="cuda") is None
+    assert "static shapes only" in (broken_rule(shape, static=True, target="cuda") or "")
+    assert broken_rule(static, static=True, target="cuda") is None
+    assert "domain" in (broken_rule(ir.Node("com.microsoft", "Gelu", []), static=False, target="cuda") or "")
 
 
 # ------------------------------------------------------------------------------------------------------ rewrites

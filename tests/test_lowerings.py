@@ -1,16 +1,19 @@
 """Each lowering fires where it should, declines where it should, and computes what it replaces."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 import pytest
 
+from netc import rewrite
 from netc.grad.engine import gradients
 from netc.grad.table import VJP
-from netc.graph import GraphBuilder
+from netc.graph import GraphBuilder, shape_of
 from netc.rewrite.passes import optimize_step
-from tests.oracle import Arrays, error, ort_runner, to_model
+from tests.oracle import PLAIN, Arrays, error
+from tests.runs import in_ort
 
 Forward = Callable[[GraphBuilder, ir.Value, ir.Value], ir.Value]
 SEED = 11
@@ -31,8 +34,7 @@ def both(forward: Forward, x: tuple[int, ...], w: tuple[int, ...], image: np.nda
     """Run the plain lowering and that for the CPU on the same numbers."""
     rng = np.random.default_rng(SEED)
     feed = {"x": rng.standard_normal(x) if image is None else image, "w": rng.standard_normal(w)}
-    graphs = [optimize_step(step(forward, x, w), target) for target in ("cuda", "cpu")]
-    return [ort_runner(to_model(graph))(feed) for graph in graphs]
+    return [in_ort(step(forward, x, w), feed, target) for target in (PLAIN, "cpu")]
 
 
 def operators(forward: Forward, x: tuple[int, ...], w: tuple[int, ...]) -> set[str]:
@@ -122,3 +124,55 @@ def test_the_pooling_gradient_needs_tiles_of_two() -> None:
     assert "ScatterElements" in operators(pool(kernel_shape=[2, 2], strides=[1, 1]), (2, 3, 6, 6), (1,))
     padded = pool(**TILES, pads=[1, 1, 1, 1])
     assert "ScatterElements" in operators(padded, (2, 3, 6, 6), (1,))
+
+
+def norm(g: GraphBuilder, x: ir.Value, scale: ir.Value) -> ir.Value:
+    """Normalise by the statistics of the batch, with a bias that depends on x as no constant would."""
+    channels = int(shape_of(x)[1])
+    bias = g.ReduceMean(x, np.array([0, *range(2, len(shape_of(x)))]), keepdims=0)
+    rest = [g.constant(np.full(channels, n), g.dtype) for n in (0.0, 1.0)]
+    return g.ops(
+        "BatchNormalization", x, scale, bias, *rest, num_outputs=3, training_mode=1, momentum=0.0, epsilon=1e-3
+    )[0]
+
+
+def twice(g: GraphBuilder, x: ir.Value, scale: ir.Value) -> ir.Value:
+    return norm(g, g.Mul(norm(g, x, scale), x), scale)
+
+
+def trained(forward: Forward, x: tuple[int, ...]) -> list[ir.Node]:
+    graph = optimize_step(step(forward, x, x[1:2]), "cpu")
+    return [n for n in graph if n.op_type == "BatchNormalization" and "training_mode" in n.attributes]
+
+
+@pytest.mark.parametrize("x", [(6, 3), (4, 3, 5), (3, 4, 5, 2), (2, 3, 2, 2, 3)])
+def test_batch_normalization_is_kept_with_running_values_of_its_own(x: tuple[int, ...]) -> None:
+    """1e-5: float32 sums in another order, behind a division by a standard deviation."""
+    (kept,) = trained(norm, x)
+    assert not any(value.is_graph_input() or value.is_initializer() for value in kept.inputs[3:] if value is not None)
+    assert all(value is not None and len(value.uses()) == 1 for value in kept.inputs[3:])
+    plain, fast = both(norm, x, x[1:2])
+    assert all(error(fast[output], value) < 1e-5 for output, value in plain.items())
+
+
+def test_batch_normalization_with_a_shared_scale_is_expanded() -> None:
+    x = (3, 4, 5, 2)
+    assert not trained(twice, x)
+    plain, fast = both(twice, x, x[1:2])
+    assert all(error(fast[output], value) < 1e-5 for output, value in plain.items())
+
+
+def test_scale_and_shift_of_channels_are_one_pass() -> None:
+    x = (3, 4, 5, 2)
+    fused = [n for n in optimize_step(step(norm, x, x[1:2]), "cpu") if n.attributes.get("epsilon") is not None]
+    assert [n.attributes["epsilon"].as_float() for n in fused][1:] == [0.0]
+    assert fused[1].metadata_props["netc.rewrite"] == "channel_affine"
+
+
+def test_nodes_name_the_file_of_the_rule_that_placed_them() -> None:
+    forward, x, w = CONVOLUTIONS["padded"]
+    nodes = optimize_step(step(forward, x, w), "cpu")
+    files = {node.metadata_props.get("netc.rewrite", "") for node in nodes}
+    assert files == {"", "weight_gradient", "input_gradient"}
+    for file in files - {""}:
+        assert (Path(rewrite.__file__).parent / f"{file}.py").is_file()

@@ -170,7 +170,7 @@ def outcome_of(seed: int, spec: Declared, compiler: Compiler = PLAIN) -> Outcome
     outputs |= {f"grad:{x.name}": value for x, value in found.items()}
     for name, value in outputs.items():
         net.g.output(name, value)
-    run = ort_runner(to_model(optimize_step(net.g.graph, compiler.target)))
+    run = ort_runner(to_model(optimize_step(net.g.graph, compiler.target), target=compiler.target))
     result = run({**state_of(seed, net.state.values()), **batch})
 
     values = {name: value.detach().numpy() for name, value in expected.items()}

@@ -49,7 +49,8 @@ def test_graphs_obey_the_rules(name: str, target: Target, fewer: tuple[str, ...]
             assert node.op_type not in FORBIDDEN, node.name
             assert not any(a.g.node or a.graphs for a in node.attribute), f"{node.name} has a subgraph"
             attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-            assert not (node.op_type == "BatchNormalization" and attributes.get("training_mode")), node.name
+            trains = node.op_type == "BatchNormalization" and attributes.get("training_mode")
+            assert not trains or target == "cpu", node.name
             layer = next(p.value for p in node.metadata_props if p.key == "netc.layer")
             assert node.name.startswith(f"{layer}/")
         values = [*model.graph.input, *model.graph.output, *model.graph.value_info]

@@ -30,11 +30,15 @@ Part = Literal["forward", "grad", "update", "preprocess", "weight", "keys", "cop
 
 @dataclass(frozen=True)
 class Origin:
-    """Who asked for a node: the layer, the part of the step it belongs to, and `file:line` of the spec."""
+    """Who asked for a node: the layer, the part of the step it belongs to, and `file:line` of the spec.
+
+    `rewrite` is the file in netc/rewrite whose rule put the node where it is, if one did.
+    """
 
     layer: str
     part: Part = "forward"
     place: str = ""
+    rewrite: str = ""
 
 
 @dataclass(frozen=True)
@@ -213,7 +217,8 @@ class GraphBuilder:
 
     def _metadata(self) -> dict[str, str]:
         metadata = {"netc.layer": self._origin.layer, "netc.part": self._origin.part}
-        return metadata | ({"netc.spec": self._origin.place} if self._origin.place else {})
+        further = {"netc.spec": self._origin.place, "netc.rewrite": self._origin.rewrite}
+        return metadata | {key: value for key, value in further.items() if value}
 
     def _operands(self, inputs: Sequence[Operand]) -> list[ir.Value | None]:
         """Turn Python numbers into constants of the type of the first value beside them."""

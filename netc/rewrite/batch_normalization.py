@@ -1,8 +1,14 @@
-"""Expand BatchNormalization in training mode, which CUDA and WebGPU refuse, into operators that run everywhere.
+"""BatchNormalization in training mode: what engines that refuse the operator run instead, and what the CPU runs.
 
-Two-pass statistics (the one-pass form E[x^2] - E[x]^2 loses 2e-4 in float32):
+CUDA and WebGPU refuse it. `expand` puts operators in its place that run everywhere, with two-pass statistics (the
+one-pass form E[x^2] - E[x]^2 loses 2e-4 in float32):
     mean = E[x]    c = x - mean    var = E[c^2]    y = scale * c / sqrt(var + eps) + bias
 The last formula is the operator in inference mode fed with the statistics of the batch: one fused pass.
+
+ONNX Runtime's CPU provider has the operator, and `keep` leaves it there: x is read twice and y written once, where the
+expansion writes c and its squares to memory too, which costs 3 to 4 times as much. With momentum 0 the running values
+that go in do not count. That kernel writes the new running values into the memory of the old ones, whoever else
+reads those: each node needs a pair of its own. 0 * scale and 0 * bias are one for each layer.
 """
 
 from collections.abc import Sequence
@@ -12,6 +18,23 @@ import onnx_ir as ir
 
 from netc.graph import GraphBuilder, Site, shape_of
 from netc.rewrite.replay import Inputs
+
+
+def keep(g: GraphBuilder, site: Site, inputs: Inputs) -> Sequence[ir.Value] | None:
+    """Give a node in training mode running values of its own; expand one whose scale or bias others read too."""
+    if not site.attribute("training_mode"):
+        return None
+    if any(_readers(value) > 1 for value in site.x[1:3]):
+        return expand(g, site, inputs)
+    x, scale, bias = (value for value in inputs[:3] if value is not None)
+    return g.ops("BatchNormalization", x, scale, bias, scale * 0.0, bias * 0.0, num_outputs=3, **site.attributes())
+
+
+def _readers(value: ir.Value) -> int:
+    """Return how many normalizations read a value; two for a constant, which equal ones share."""
+    if value.is_initializer():
+        return 2
+    return sum(use.node.op_type == "BatchNormalization" for use in value.uses())
 
 
 def expand(g: GraphBuilder, site: Site, inputs: Inputs) -> Sequence[ir.Value] | None:

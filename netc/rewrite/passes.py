@@ -7,15 +7,22 @@ import onnx_ir as ir
 
 from netc.graph.builder import OPSET
 from netc.graph.verify import VerificationError, verify
-from netc.rewrite import batch_normalization, input_gradient, max_pool_gradient, weight_gradient
+from netc.rewrite import batch_normalization, channel_affine, input_gradient, max_pool_gradient, weight_gradient
 from netc.rewrite.prune import drop_unread, merge_repeats
 from netc.rewrite.replay import ReplayRule, replay
 
 Target = Literal["cpu", "cuda", "web"]
 
-# Lowerings by engine, applied after those that every engine needs; each module gives its reason.
+# How each engine runs batch normalization of a batch's own statistics, which is settled before the rest.
+TRAINING_MODE: dict[Target, ReplayRule] = {
+    "cpu": batch_normalization.keep,
+    "cuda": batch_normalization.expand,
+    "web": batch_normalization.expand,
+}
+# Lowerings by engine, applied after that; each module gives its reason.
 RULES: dict[Target, dict[str, ReplayRule]] = {
     "cpu": {
+        "Add": channel_affine.fuse,
         "Conv": weight_gradient.interleave,
         "ConvTranspose": input_gradient.flip,
         "ScatterElements": max_pool_gradient.without_indices,
@@ -27,9 +34,9 @@ RULES: dict[Target, dict[str, ReplayRule]] = {
 
 def optimize_step(graph: ir.Graph, target: Target, dtype: ir.DataType = ir.DataType.FLOAT) -> ir.Graph:
     """Make a step, as differentiated, into one that every runtime executes and `target` executes fast."""
-    expanded = replay(graph, {"BatchNormalization": batch_normalization.expand}, dtype).graph
-    verify(expanded, "expanding batch normalization")
-    return clean(replay(clean(expanded), RULES[target], dtype).graph)
+    settled = replay(graph, {"BatchNormalization": TRAINING_MODE[target]}, dtype).graph
+    verify(settled, "settling batch normalization")
+    return clean(replay(clean(settled), RULES[target], dtype).graph)
 
 
 def clean(graph: ir.Graph) -> ir.Graph:

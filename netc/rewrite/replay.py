@@ -4,6 +4,7 @@ Every value of the new graph is typed by the builder again, so that no rewrite c
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import cast
 
 import onnx_ir as ir
@@ -21,13 +22,14 @@ def origin_of(node: ir.Node) -> Origin:
     """Return the origin that a node carries."""
     metadata = node.metadata_props
     part = cast(Part, metadata.get("netc.part", "forward"))
-    return Origin(metadata.get("netc.layer", "netc"), part, metadata.get("netc.spec", ""))
+    place, rewrite = metadata.get("netc.spec", ""), metadata.get("netc.rewrite", "")
+    return Origin(metadata.get("netc.layer", "netc"), part, place, rewrite)
 
 
 def replay(graph: ir.Graph, rules: dict[str, ReplayRule], dtype: ir.DataType = ir.DataType.FLOAT) -> GraphBuilder:
     """Return a graph that computes the same outputs, with `rules` (by operator) applied.
 
-    Inputs and outputs keep names, types and order.
+    Inputs and outputs keep names, types and order. Nodes that a rule appends carry the name of its file.
     """
     g = GraphBuilder(graph.name or "netc", dtype)
     new: dict[ir.Value, ir.Value] = {}
@@ -39,9 +41,12 @@ def replay(graph: ir.Graph, rules: dict[str, ReplayRule], dtype: ir.DataType = i
     for node in graph:
         rule = rules.get(node.op_type)
         inputs = [None if x is None else new[x] for x in node.inputs]
-        with g.origin(origin_of(node)), g.arithmetic():
-            outputs = rule(g, Site(node), inputs) if rule is not None else None
-            if outputs is None:
+        origin, outputs = origin_of(node), None
+        if rule is not None:
+            with g.origin(replace(origin, rewrite=rule.__module__.rsplit(".", 1)[-1])), g.arithmetic():
+                outputs = rule(g, Site(node), inputs)
+        if outputs is None:
+            with g.origin(origin):
                 outputs = g.ops(node.op_type, *inputs, num_outputs=len(node.outputs), **Site(node).attributes())
         new.update(zip(node.outputs, outputs, strict=False))
     for value in graph.outputs:
