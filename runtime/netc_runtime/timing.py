@@ -5,7 +5,6 @@ time: the clock of the program without it says how long a step is, the trace say
 """
 
 import json
-import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 
 from netc_runtime.arrays import Array
@@ -32,7 +32,7 @@ _PLANNED_STEPS = 1000  # what schedules that end with the run are told; any numb
 
 @dataclass(frozen=True)
 class Kernel:
-    """One node of the graph that ONNX Runtime runs; `milliseconds` a step, median over steps."""
+    """One node of the graph that ONNX Runtime runs; `milliseconds` are of one step."""
 
     name: str
     operator: str
@@ -44,7 +44,8 @@ class Kernel:
 class Timing:
     """What a training step takes.
 
-    `step_ms` is the median of whole steps without the trace, `traced_step_ms` with it. `nodes` has the origin of every
+    `step_ms` is the time of a whole step without the trace, `traced_step_ms` with it. All times are means over the
+    middle half of the steps: as deaf to a busy moment as a median, but the times of kernels add up. `nodes` has the origin of every
     node of the program as it was compiled, in its order, and `kernels` all that ran.
     """
 
@@ -106,8 +107,8 @@ def time_step(artifact: Artifact, host: Host, steps: int) -> Timing:
         threads=host.thread_count,
         batch_size=artifact.batch_size,
         steps=steps,
-        step_ms=statistics.median(clocks[0]),
-        traced_step_ms=statistics.median(clocks[1]),
+        step_ms=float(np.mean(np.asarray(clocks[0])[_middle(clocks[0])])),
+        traced_step_ms=float(np.mean(np.asarray(clocks[1])[_middle(clocks[1])])),
         nodes=origins(compiled),
         kernels=tuple(Kernel(name, operator, known.get(name), ms) for name, operator, ms in kernels),
     )
@@ -157,14 +158,22 @@ def _kernels(trace: Path, measured: list[bool]) -> list[tuple[str, str, float]]:
             name = name.removesuffix(_SUFFIX)
             durations.setdefault(name, []).append(int(event["dur"]))
             operators[name] = str(event["args"]["op_name"])
-    found = list[tuple[str, str, float]]()
+    by_step = list[Array]()
     for name, all_steps in durations.items():
         if len(all_steps) % len(measured):
             raise DriverError(f'the trace of ONNX Runtime has "{name}" {len(all_steps)} times in {len(measured)} steps')
         # Two nodes of one name, which nothing forbids, count together.
-        by_step = np.reshape(all_steps, (len(measured), -1)).sum(axis=1)[measured]
-        found.append((name, operators[name], float(np.median(by_step)) / 1e3))
-    return found
+        by_step.append(np.reshape(all_steps, (len(measured), -1)).sum(axis=1)[measured])
+    table = np.array(by_step)
+    milliseconds = table[:, _middle(table.sum(axis=0))].mean(axis=1) / 1e3
+    return [(name, operators[name], float(ms)) for name, ms in zip(durations, milliseconds, strict=True)]
+
+
+def _middle(values: npt.ArrayLike) -> npt.NDArray[np.intp]:
+    """Return the indices of the middle half of `values` by size, at least one."""
+    order = np.argsort(values)
+    cut = len(order) // 4
+    return order[cut : len(order) - cut]
 
 
 def _events(trace: Path) -> Iterator[dict[str, Any]]:
