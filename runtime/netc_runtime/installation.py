@@ -78,14 +78,13 @@ def _runtime() -> list[Finding]:
         whole = Finding("onnxruntime", False, both, _reinstall(distributions))
     else:
         whole = Finding("onnxruntime", True, f"{version}, of {named or 'a folder that pip does not know'}")
-    engines = [_engine("cpu", True)]
+    engines, gpus = [_engine("cpu")], _gpus()
     if "CUDAExecutionProvider" in providers:
-        engines.append(_engine("cuda", True))
+        engines.append(_engine("cuda"))
     else:
         missing = "this ONNX Runtime has no CUDA provider"
-        remedy = f"{_uninstall(distributions)}; pip install onnxruntime-gpu" if _gpus() else ""
+        remedy = f'{_uninstall(distributions)}; pip install "netc[gpu]"' if gpus else ""
         engines.append(Finding("cuda", False, missing, remedy))
-    gpus = _gpus()
     if gpus:
         engines.append(Finding("gpu", None, gpus))
     return [whole, Finding("providers", None, ", ".join(providers)), *engines]
@@ -99,7 +98,7 @@ def _reinstall(distributions: list[str]) -> str:
     return f"{_uninstall(distributions)}; {_INSTALL}"
 
 
-def _engine(device: Literal["cpu", "cuda"], is_engine: bool) -> Finding:
+def _engine(device: Literal["cpu", "cuda"]) -> Finding:
     """Run one node with the session that training uses: ONNX Runtime lists providers that it cannot start."""
     said = io.StringIO()
     try:
@@ -115,7 +114,7 @@ def _engine(device: Literal["cpu", "cuda"], is_engine: bool) -> Finding:
             False,
             f"{error}{f' ({libraries})' if libraries else ''}",
             remedy if device == "cuda" else _INSTALL,
-            is_engine,
+            engine=True,
         )
     right = bool(np.array_equal(y, x + x))
     return Finding(device, right, "runs a program" if right else f"computes {x} + {x} = {y}", engine=is_engine)
@@ -143,7 +142,9 @@ def _gpus() -> str:
         result = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    lines = [f"{name}, driver {driver}" for name, _, driver in (li.partition(", ") for li in result.stdout.splitlines())]
+    lines = [
+        f"{name}, driver {driver}" for name, _, driver in (li.partition(", ") for li in result.stdout.splitlines())
+    ]
     return "; ".join(lines) if result.returncode == 0 else ""
 
 

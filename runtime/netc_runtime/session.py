@@ -73,8 +73,8 @@ class Program:
     `interface` None takes the description that the file carries itself; `content` is the file's bytes where it
     is not written yet. With `trace`, a folder, ONNX Runtime records every kernel there until `end_profiling` of the
     session, and writes the graph that it made of the file to `OPTIMIZED`. `device` is "cpu" or "cuda", whichever is
-    really active, and `reason` says why. Raises DriverError: 3 if ONNX Runtime is missing or `cuda` was asked for and is not active, 2 if the file does not
-    exist, 1 if it cannot be loaded.
+    really active, and `reason` says why. Raises DriverError: 3 if ONNX Runtime is missing or `cuda` was asked for and
+    is not active, 2 if the file does not exist, 1 if it cannot be loaded.
     """
 
     def __init__(

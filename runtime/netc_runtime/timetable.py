@@ -39,7 +39,10 @@ class Row:
 
 
 def rows(timing: Timing, by: By) -> list[Row]:
-    """Return all rows: layers in the order of the program, also those that run no kernel of their own; others by time."""
+    """Return all rows: operators and kernels by time, layers in the order of the program.
+
+    A layer whose nodes are all in the kernels of others has a row too.
+    """
     keys: dict[By, Callable[[Kernel], str]] = {
         "layer": lambda kernel: UNKNOWN if kernel.origin is None else kernel.origin.layer,
         "operator": lambda kernel: kernel.operator,
@@ -84,6 +87,7 @@ def as_dict(timing: Timing, by: By, top: int | None = None) -> dict[str, object]
         "kernels": len(timing.kernels),
         "step_ms": timing.step_ms,
         "traced_step_ms": timing.traced_step_ms,
+        "trace_ms": timing.trace_ms,
         "kernels_ms": timing.kernels_ms,
         "between_kernels_ms": timing.step_ms - timing.kernels_ms,
         "accounted": timing.accounted,
@@ -133,5 +137,3 @@ def print_timing(timing: Timing, by: By, top: int | None = None, out: IO[str] | 
 def _add(table: Table, name: str, times: list[float], step_ms: float, kernels: int) -> None:
     cells = [f"{ms:.2f}" if ms else "" for ms in times]
     table.add_row(Text(name), *cells, f"{times[-1] / step_ms:.1%}", f"{kernels}" if kernels else "")
-
-

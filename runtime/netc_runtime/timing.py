@@ -23,8 +23,8 @@ from netc_runtime.errors import DriverError, ExitCode
 from netc_runtime.session import OPTIMIZED, Host
 from netc_runtime.step import TrainingStep
 
-_ROUNDS = 3  # in which both programs take turns, so that a busy machine falls on both
-_WARM_UP = 2  # steps at the beginning of each turn: memory is laid out, the other program's threads come to rest
+_TURN = 2  # steps that a program runs before it is the other one's turn, so that a busy machine falls on both
+_WARM_UP = 1  # steps before them: caches are filled, and the other program's threads come to rest
 _MOST_EVENTS = 1_000_000  # after which ONNX Runtime's trace drops what follows
 _SUFFIX = "_kernel_time"
 _PLANNED_STEPS = 1000  # what schedules that end with the run are told; any number does
@@ -45,8 +45,9 @@ class Timing:
     """What a training step takes.
 
     `step_ms` is the time of a whole step without the trace, `traced_step_ms` with it. All times are means over the
-    middle half of the steps: as deaf to a busy moment as a median, but the times of kernels add up. `nodes` has the origin of every
-    node of the program as it was compiled, in its order, and `kernels` all that ran.
+    middle half of the steps: as deaf to a busy moment as a median, but the times of kernels add up. `trace_ms` is what
+    the trace adds to a kernel: the time of the shortest one, of a scalar or a new shape, which was taken from all.
+    `nodes` has the origin of every node of the program as it was compiled, in its order, and `kernels` all that ran.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Timing:
     steps: int
     step_ms: float
     traced_step_ms: float
+    trace_ms: float
     nodes: Mapping[str, Origin]
     kernels: tuple[Kernel, ...]
 
@@ -69,7 +71,8 @@ class Timing:
     def accounted(self) -> float:
         """The share of the step that kernels of known origin take.
 
-        It may be above 1: the trace makes kernels a little slower, and another minute of the machine is never the same.
+        It may be above 1 where other programs keep the machine busy, which falls on steps with and without the trace
+        by chance.
         """
         return sum(kernel.milliseconds for kernel in self.kernels if kernel.origin is not None) / self.step_ms
 
@@ -85,19 +88,18 @@ def time_step(artifact: Artifact, host: Host, steps: int) -> Timing:
         plain = TrainingStep(artifact, state, host, key)
         traced = TrainingStep(artifact, state, host, key, Path(folder))
         optimized = onnx.load(Path(folder) / OPTIMIZED).graph
-        most = (_MOST_EVENTS // (len(optimized.node) + 2)) - _ROUNDS * _WARM_UP
+        most = _MOST_EVENTS // (len(optimized.node) + 2) * _TURN // (_TURN + _WARM_UP) - _WARM_UP
         if steps > most:
             raise DriverError(f"ONNX Runtime traces at most {most} steps of this network; use fewer", ExitCode.USAGE)
         clocks: tuple[list[float], list[float]] = ([], [])
         measured = list[bool]()  # of each traced step, whether it was no warm-up
-        for turn in range(min(_ROUNDS, steps)):
-            count = len(range(turn, steps, _ROUNDS))
-            pairs = [(plain, clocks[0]), (traced, clocks[1])]
-            for program, clock in pairs if turn % 2 == 0 else pairs[::-1]:
+        for first in range(0, steps, _TURN):
+            count = min(_TURN, steps - first)
+            for program, clock in zip((plain, traced), clocks, strict=True):
                 program.load_state(state)  # random labels would lead far away in many steps
                 clock.extend(_run(program, batch, count))
             measured += [False] * _WARM_UP + [True] * count
-        kernels = _kernels(traced.end_trace(), measured)
+        kernels, trace_ms = _kernels(traced.end_trace(), measured)
     compiled = onnx.load_model_from_string(artifact.content(key)).graph
     known = kernel_origins(compiled, optimized)
     return Timing(
@@ -109,6 +111,7 @@ def time_step(artifact: Artifact, host: Host, steps: int) -> Timing:
         steps=steps,
         step_ms=float(np.mean(np.asarray(clocks[0])[_middle(clocks[0])])),
         traced_step_ms=float(np.mean(np.asarray(clocks[1])[_middle(clocks[1])])),
+        trace_ms=trace_ms,
         nodes=origins(compiled),
         kernels=tuple(Kernel(name, operator, known.get(name), ms) for name, operator, ms in kernels),
     )
@@ -149,8 +152,11 @@ def _run(program: TrainingStep, batch: Mapping[str, Array], count: int) -> list[
     return found[_WARM_UP:]
 
 
-def _kernels(trace: Path, measured: list[bool]) -> list[tuple[str, str, float]]:
-    """Return name, operator and milliseconds of each kernel, in the order of running."""
+def _kernels(trace: Path, measured: list[bool]) -> tuple[list[tuple[str, str, float]], float]:
+    """Return name, operator and milliseconds of each kernel, in the order of running, and what the trace added to each.
+
+    Building the entry of the trace falls into the time of the kernel.
+    """
     durations, operators = dict[str, list[int]](), dict[str, str]()
     for event in _events(trace):
         name = str(event.get("name"))
@@ -166,7 +172,9 @@ def _kernels(trace: Path, measured: list[bool]) -> list[tuple[str, str, float]]:
         by_step.append(np.reshape(all_steps, (len(measured), -1)).sum(axis=1)[measured])
     table = np.array(by_step)
     milliseconds = table[:, _middle(table.sum(axis=0))].mean(axis=1) / 1e3
-    return [(name, operators[name], float(ms)) for name, ms in zip(durations, milliseconds, strict=True)]
+    added = float(milliseconds.min())
+    kernels = [(name, operators[name], float(ms) - added) for name, ms in zip(durations, milliseconds, strict=True)]
+    return kernels, added
 
 
 def _middle(values: npt.ArrayLike) -> npt.NDArray[np.intp]:
