@@ -1,7 +1,7 @@
 """Whose work a kernel of ONNX Runtime does: the layer and the part of the step that its node was compiled for.
 
 The compiler writes both into every node. Before it runs a graph, ONNX Runtime's optimizer fuses nodes, replaces them
-and inserts others, so that a kernel may have a name that is in no file; these are traced back by the graph that it made.
+and inserts others, so that a kernel may have a name that is in no file. The graph that it made traces them back.
 """
 
 from collections.abc import Mapping

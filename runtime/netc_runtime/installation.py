@@ -117,7 +117,7 @@ def _engine(device: Literal["cpu", "cuda"]) -> Finding:
             engine=True,
         )
     right = bool(np.array_equal(y, x + x))
-    return Finding(device, right, "runs a program" if right else f"computes {x} + {x} = {y}", engine=is_engine)
+    return Finding(device, right, "runs a program" if right else f"computes {x} + {x} = {y}", engine=True)
 
 
 def _interface() -> Interface:
