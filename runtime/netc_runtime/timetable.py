@@ -91,6 +91,7 @@ def as_dict(timing: Timing, by: By, top: int | None = None) -> dict[str, object]
         "kernels_ms": timing.kernels_ms,
         "between_kernels_ms": timing.step_ms - timing.kernels_ms,
         "accounted": timing.accounted,
+        "accounted_with_trace": timing.accounted_with_trace,
         "by": by,
         "rows": entries,
     }
@@ -129,7 +130,7 @@ def print_timing(timing: Timing, by: By, top: int | None = None, out: IO[str] | 
     print(
         f"{timing.name}: {timing.step_ms:.2f} ms a step of {timing.batch_size} samples on {timing.device}, "
         f"{timing.threads} threads, {timing.steps} steps; {timing.accounted:.1%} accounted for by layers; "
-        f"{timing.traced_step_ms:.2f} ms with the trace",
+        f"{timing.traced_step_ms:.2f} ms with the trace, {timing.accounted_with_trace:.1%} of it",
         file=out or sys.stdout,
     )
 

@@ -69,12 +69,24 @@ class Timing:
 
     @property
     def accounted(self) -> float:
-        """The share of the step that kernels of known origin take.
+        """The share of the step without the trace that kernels of known origin take.
 
         It may be above 1 where other programs keep the machine busy, which falls on steps with and without the trace
         by chance.
         """
-        return sum(kernel.milliseconds for kernel in self.kernels if kernel.origin is not None) / self.step_ms
+        return self._attributed_ms / self.step_ms
+
+    @property
+    def accounted_with_trace(self) -> float:
+        """The same share of the steps that the kernels were measured in, which no chance makes larger than it is.
+
+        What the trace itself takes counts as not accounted for.
+        """
+        return self._attributed_ms / self.traced_step_ms
+
+    @property
+    def _attributed_ms(self) -> float:
+        return sum(kernel.milliseconds for kernel in self.kernels if kernel.origin is not None)
 
 
 def time_step(artifact: Artifact, host: Host, steps: int) -> Timing:

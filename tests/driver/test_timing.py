@@ -115,7 +115,7 @@ def test_the_table_of_layers() -> None:
     table = [line.split() for line in out.getvalue().splitlines()]
     last = (
         "two: 10.00 ms a step of 4 samples on cpu, 1 threads, 2 steps; 80.0% accounted for by layers; "
-        "12.00 ms with the trace"
+        "12.00 ms with the trace, 66.7% of it"
     )
     assert table == [
         ["layer", "forward", "backward", "update", "other", "ms", "share", "kernels"],
