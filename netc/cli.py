@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from netc import __version__
-from netc.commands import runs, specs
+from netc.commands import doctor, runs, specs, timing
 from netc.commands.common import fail
 from netc.errors import EnvironmentProblem, NetcError
 
@@ -57,6 +57,8 @@ app.command("train")(runs.train)
 app.command("eval")(runs.eval_)
 app.command("export")(runs.export)
 app.command("predict")(runs.predict)
+app.command("time")(timing.time_)
+app.command("doctor")(doctor.doctor)
 
 
 if __name__ == "__main__":

@@ -95,7 +95,7 @@ def manifest(folder: Path | str) -> Any:
 
 # -- help ------------------------------------------------------------------------------------------------------
 
-COMMANDS = ("check", "compile", "specs", "schema", "train", "eval", "export", "predict")
+COMMANDS = ("check", "compile", "specs", "schema", "train", "eval", "export", "predict", "time", "doctor")
 
 
 def test_version(netc: Netc) -> None:
@@ -418,3 +418,39 @@ def test_predictions_agree_with_the_accuracy(netc: Netc, trained: Path) -> None:
     accuracy = json.loads(netc("eval", str(trained / "model.onnx"), "--json"))["metrics"]["top-1 accuracy"]
     predictions = json.loads(netc("predict", str(trained), "test:0-359", "--json"))
     assert np.mean([p["index"] == p["truth"] for p in predictions]) == pytest.approx(accuracy)
+
+
+# -- time and doctor -------------------------------------------------------------------------------------------
+
+
+def test_time_of_a_spec_and_of_an_artifact(netc: Netc) -> None:
+    said = json.loads(netc("time", "mlp", "--steps", "2", "--threads", "1", "--batch-size", "8", "--json"))
+    assert (said["name"], said["batch_size"], said["steps"], said["by"]) == ("mlp", 8, 2, "layer")
+    netc("compile", "mlp", "-o", "mlp")
+    lines = netc("time", "mlp", "--steps", "1", "--threads", "1", "--by", "operator", "--top", "2").splitlines()
+    first = [line.split()[0] for line in lines]
+    assert len(first) == 7
+    assert (first[0], *first[4:]) == ("operator", "(between", "step", "mlp:")
+
+
+def test_time_needs_no_data(netc: Netc) -> None:
+    data = "{source: mnist, path: nowhere, batch_size: 2}"
+    said = netc("time", "lenet", "--set", f"data={data}", "--steps", "1", "--threads", "1")
+    assert said.splitlines()[-1].startswith("lenet: ")
+
+
+def test_doctor(netc: Netc) -> None:
+    said = json.loads(netc("doctor", "--json"))
+    assert said["ok"] is True
+    assert "cpu" in said["engines"]
+    names = [finding["name"] for finding in said["findings"]]
+    assert {"python", "netc", "onnx", "specs", "onnxruntime", "cpu", "cuda", "openvino", "cpus", "pillow"} <= {*names}
+    assert netc("doctor").splitlines()[-1].startswith("can train on: cpu")
+
+
+def test_doctor_without_onnxruntime(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    code, out, err = command("doctor")
+    assert (code, err) == (3, "")
+    assert "pip install" in out
+    assert out.splitlines()[-1] == "cannot train: no engine works"

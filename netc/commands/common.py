@@ -1,9 +1,11 @@
 """What the commands share: their options, how they compile a spec, print and fail."""
 
 import json
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
@@ -83,6 +85,29 @@ def compile_spec(spec: str, overrides: Sequence[str], target: str = "cpu", need_
     for warning in artifact.warnings:
         warn(str(warning))
     return artifact
+
+
+def target_for(device: Device) -> str:
+    """Return the engine that a device means; auto is CUDA where a driver and a runtime for it are installed."""
+    from netc_runtime.session import import_onnxruntime
+
+    offered = "CUDAExecutionProvider" in import_onnxruntime().get_available_providers()
+    wanted = device is Device.CUDA or (device is Device.AUTO and offered and shutil.which("nvidia-smi") is not None)
+    return "cuda" if wanted else "cpu"
+
+
+def artifact_folder(
+    spec: str, options: Sequence[str], scratch: Path, target: str, need_data: bool = True
+) -> tuple[Path, str]:
+    """Return a compiled folder for SPEC, which may be one already, and the name for its run."""
+    from netc.emit import write
+
+    given = Path(spec)
+    if (given / "manifest.json").is_file() and not options:
+        return given, given.resolve().name
+    artifact = compile_spec(spec, options, target, need_data)
+    write(artifact, scratch / "artifact")
+    return scratch / "artifact", artifact.spec.name
 
 
 def summarize_spec(spec: str, overrides: Sequence[str]) -> "Summary":

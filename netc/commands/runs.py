@@ -1,9 +1,7 @@
 """The commands about runs: train, eval, export, predict."""
 
 import json
-import shutil
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,9 +15,10 @@ from netc.commands.common import (
     JsonOption,
     SetOption,
     ThreadsOption,
-    compile_spec,
+    artifact_folder,
     drive,
     print_json,
+    target_for,
     warn,
 )
 from netc.errors import UsageError
@@ -74,35 +73,14 @@ def train(
         artifact: Path | None = None
         if spec is not None:
             # A resumed run keeps the lowerings that it was started with: others round differently.
-            target = target_of(run / "artifact" if resume and run is not None else Path(spec)) or _target_for(device)
-            artifact, name = _artifact_folder(spec, options, Path(scratch), target)
+            target = target_of(run / "artifact" if resume and run is not None else Path(spec)) or target_for(device)
+            artifact, name = artifact_folder(spec, options, Path(scratch), target)
             run = run or free_folder(Path("runs"), name)
         assert run is not None, "checked above: without a spec there is --run"
         result = drive(lambda: run_training(TrainOptions(run, artifact, host, resume, stop_after_epochs), reporter))
     if result.finished:
         report = drive(lambda: export_run(run, checkpoint=result.chosen, host=host, warn=warn))
         _show_export(report, as_json)
-
-
-def _target_for(device: Device) -> str:
-    """Return the engine that a device means; auto is CUDA where a driver and a runtime for it are installed."""
-    from netc_runtime.session import import_onnxruntime
-
-    offered = "CUDAExecutionProvider" in import_onnxruntime().get_available_providers()
-    wanted = device is Device.CUDA or (device is Device.AUTO and offered and shutil.which("nvidia-smi") is not None)
-    return "cuda" if wanted else "cpu"
-
-
-def _artifact_folder(spec: str, options: Sequence[str], scratch: Path, target: str) -> tuple[Path, str]:
-    """Return a compiled folder for SPEC, which may be one already, and the name for its run."""
-    from netc.emit import write
-
-    given = Path(spec)
-    if (given / "manifest.json").is_file() and not options:
-        return given, given.resolve().name
-    artifact = compile_spec(spec, options, target)
-    write(artifact, scratch / "artifact")
-    return scratch / "artifact", artifact.spec.name
 
 
 def eval_(

@@ -30,6 +30,8 @@ _ERRORS_ONLY = 3
 _LIMIT = 2 << 30  # what one protobuf message can hold
 _EXTERNAL = b"location"  # the key that each tensor in another file has
 MOST_THREADS = 1024
+OPTIMIZED = "optimized.onnx"
+"""The file in the folder of a trace with the graph that ONNX Runtime runs."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +71,19 @@ class Program:
     """One ONNX file, loaded.
 
     `interface` None takes the description that the file carries itself; `content` is the file's bytes where it
-    is not written yet. `device` is "cpu" or "cuda", whichever is really active, and `reason` says why. Raises
-    DriverError: 3 if ONNX Runtime is missing or `cuda` was asked for and is not active, 2 if the file does not
-    exist, 1 if it cannot be loaded.
+    is not written yet. With `trace`, a folder, ONNX Runtime records every kernel there until `end_profiling` of the
+    session, and writes the graph that it made of the file to `OPTIMIZED`. `device` is "cpu" or "cuda", whichever is
+    really active, and `reason` says why. Raises DriverError: 3 if ONNX Runtime is missing or `cuda` was asked for and
+    is not active, 2 if the file does not exist, 1 if it cannot be loaded.
     """
 
     def __init__(
-        self, path: Path, host: Host, interface: Interface | None = None, content: bytes | None = None
+        self,
+        path: Path,
+        host: Host,
+        interface: Interface | None = None,
+        content: bytes | None = None,
+        trace: Path | None = None,
     ) -> None:
         self.path = path
         self.ort = import_onnxruntime()
@@ -85,6 +93,10 @@ class Program:
         options = self.ort.SessionOptions()
         options.intra_op_num_threads = host.thread_count
         options.log_severity_level = _ERRORS_ONLY
+        if trace is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(trace / "profile")
+            options.optimized_model_filepath = str(trace / OPTIMIZED)
         providers = _providers(self.ort, host.device)
         content = content or read_bounded(path, _LIMIT)
         _refuse_external_data(path, content)

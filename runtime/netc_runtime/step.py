@@ -1,6 +1,7 @@
 """The training step: state that lives in two sets of device buffers, and two bindings built once."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -40,12 +41,19 @@ class TrainingStep:
 
     State that the step changes has two buffers and the step reads one and writes the other, because ONNX Runtime
     does not promise to have read an input before it writes an output bound to the same memory. Everything else
-    has one buffer. Nothing is bound or allocated again from step to step.
+    has one buffer. Nothing is bound or allocated again from step to step. `trace` is as in Program.
     """
 
-    def __init__(self, artifact: Artifact, state: Mapping[str, Array], host: Host, key: str = "train") -> None:
+    def __init__(
+        self,
+        artifact: Artifact,
+        state: Mapping[str, Array],
+        host: Host,
+        key: str = "train",
+        trace: Path | None = None,
+    ) -> None:
         graph = artifact.graph(key)
-        self._program = Program(artifact.file(key), host, graph, artifact.content(key))
+        self._program = Program(artifact.file(key), host, graph, artifact.content(key), trace)
         self.device = self._program.device
         self.onnxruntime_version: str = self._program.ort.__version__
         self.reason = self._program.reason
@@ -89,6 +97,10 @@ class TrainingStep:
             self._program.session.run_with_iobinding(self._bindings[self._current])
         self._current, self._has_run = 1 - self._current, True
         return {name: float(buffer.host) for name, buffer in self._metrics.items()}
+
+    def end_trace(self) -> Path:
+        """Stop recording kernels and return ONNX Runtime's file of them; only with `trace`."""
+        return Path(self._program.session.end_profiling())
 
     def last_feeds(self) -> dict[str, Array] | None:
         """Return copies of all inputs of the last step, as they were before it; None if there was no step."""

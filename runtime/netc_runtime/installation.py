@@ -1,0 +1,201 @@
+"""What this installation can really do: engines that are tried instead of believed, versions, CPUs.
+
+Nothing here raises for what is missing: a finding says it, with the remedy.
+"""
+
+import contextlib
+import importlib
+import io
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from netc_runtime.artifact import Interface, TensorSpec
+from netc_runtime.errors import DriverError
+from netc_runtime.session import Host, Program, import_onnxruntime
+
+_INSTALL = 'pip install "netc[cpu]" (or "netc[gpu]" for NVIDIA GPUs)'
+_CGROUPS = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report.
+
+    `works` is None where nothing can work or fail, such as a version. `remedy` says what to do, "" if nothing.
+    `engine` is whether training is possible with it, once it works.
+    """
+
+    name: str
+    works: bool | None
+    found: str
+    remedy: str = ""
+    engine: bool = False
+
+
+def examine() -> list[Finding]:
+    """Return everything about the driver's side: ONNX Runtime, its engines, OpenVINO, CPUs and extras."""
+    return [
+        *_runtime(),
+        _openvino(),
+        _cpus(),
+        _extra("pillow", "PIL", "reads image files", 'pip install "netc[images]"'),
+        _extra("matplotlib", "matplotlib", "draws curves", "pip install matplotlib"),
+    ]
+
+
+def version_of(distribution: str) -> str | None:
+    """Return the version of an installed distribution, None if there is none."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _runtime() -> list[Finding]:
+    distributions = sorted(set(metadata.packages_distributions().get("onnxruntime", ())))
+    named = ", ".join(f"{name} {version_of(name)}" for name in distributions)
+    try:
+        ort = import_onnxruntime()
+        version, providers = str(ort.__version__), [str(name) for name in ort.get_available_providers()]
+    except DriverError as error:
+        broken = f"{named} cannot be imported: {error.__cause__}" if named else "not installed"
+        return [Finding("onnxruntime", False, broken, _reinstall(distributions) if named else _INSTALL)]
+    except AttributeError:  # what is left when one of two distributions in one folder was removed
+        left = "its folder is there, but not the module that belongs in it"
+        return [Finding("onnxruntime", False, left, _reinstall(distributions))]
+    if len(distributions) > 1:
+        both = f"{version}, of {named}, which overwrite each other's files"
+        whole = Finding("onnxruntime", False, both, _reinstall(distributions))
+    else:
+        whole = Finding("onnxruntime", True, f"{version}, of {named or 'a folder that pip does not know'}")
+    engines, gpus = [_engine("cpu")], _gpus()
+    if "CUDAExecutionProvider" in providers:
+        engines.append(_engine("cuda"))
+    else:
+        missing = "this ONNX Runtime has no CUDA provider"
+        remedy = f'{_uninstall(distributions)}; pip install "netc[gpu]"' if gpus else ""
+        engines.append(Finding("cuda", False, missing, remedy))
+    if gpus:
+        engines.append(Finding("gpu", None, gpus))
+    return [whole, Finding("providers", None, ", ".join(providers)), *engines]
+
+
+def _uninstall(distributions: list[str]) -> str:
+    return f"pip uninstall -y {' '.join(distributions) or 'onnxruntime onnxruntime-gpu'}"
+
+
+def _reinstall(distributions: list[str]) -> str:
+    return f"{_uninstall(distributions)}; {_INSTALL}"
+
+
+def _engine(device: Literal["cpu", "cuda"]) -> Finding:
+    """Run one node with the session that training uses: ONNX Runtime lists providers that it cannot start."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):  # which CUDA libraries could not be loaded
+            x = np.arange(4, dtype=np.float32)
+            program = Program(Path("one-node.onnx"), Host(device, threads=1), _interface(), _one_node())
+            (y,) = program({"x": x}, ("y",)).values()
+    except DriverError as error:
+        libraries = "; ".join(said.getvalue().split("\n")).strip("; ")
+        remedy = 'pip install "netc[gpu]", which brings CUDA and cuDNN; the driver is the system\'s'
+        return Finding(
+            device,
+            False,
+            f"{error}{f' ({libraries})' if libraries else ''}",
+            remedy if device == "cuda" else _INSTALL,
+            engine=True,
+        )
+    right = bool(np.array_equal(y, x + x))
+    return Finding(device, right, "runs a program" if right else f"computes {x} + {x} = {y}", engine=True)
+
+
+def _interface() -> Interface:
+    return Interface((TensorSpec("x", "float32", (4,), "batch"),), (TensorSpec("y", "float32", (4,), "output"),))
+
+
+def _one_node() -> bytes:
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [4]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"])], "one_node", values[:1], values[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
+def _gpus() -> str:
+    """Return names and driver of NVIDIA's GPUs as the driver tells them, "" without any."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return ""
+    command = [program, "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    lines = [
+        f"{name}, driver {driver}" for name, _, driver in (li.partition(", ") for li in result.stdout.splitlines())
+    ]
+    return "; ".join(lines) if result.returncode == 0 else ""
+
+
+def _openvino() -> Finding:
+    version = version_of("openvino")
+    if version is None:
+        return Finding("openvino", None, "not installed")
+    try:
+        core = importlib.import_module("openvino").Core()
+        compiled = core.compile_model(core.read_model(_one_node()), "CPU")
+        x = np.arange(4, dtype=np.float32)
+        right = bool(np.array_equal(compiled([x])[0], x + x))
+    except (ImportError, OSError, RuntimeError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        return Finding("openvino", False, f"{version}, but it fails: {first}", "pip install --force-reinstall openvino")
+    return Finding("openvino", right, f"{version}, {'runs' if right else 'miscalculates'} a program on the CPU")
+
+
+def _cpus() -> Finding:
+    cores, allowed = os.cpu_count() or 1, allowed_cpus()
+    threads = Host().thread_count
+    found = f"{cores}, of which this process may use {allowed:g}; {threads} threads by default"
+    remedy = f"netc train --threads {max(int(allowed), 1)}" if allowed < threads else ""
+    return Finding("cpus", None, found, remedy)
+
+
+def allowed_cpus(cgroups: Path = _CGROUPS) -> float:
+    """Return how many CPUs this process may use at once, by its affinity and the quota of its control group."""
+    by_affinity: Callable[[int], set[int]] | None = getattr(os, "sched_getaffinity", None)  # of Linux alone
+    count = float(len(by_affinity(0)) if by_affinity is not None else os.cpu_count() or 1)
+    quota = _quota(cgroups / "cpu.max") or _quota(cgroups / "cpu" / "cpu.cfs_quota_us", "cpu.cfs_period_us")
+    return count if quota is None else min(count, quota)
+
+
+def _quota(file: Path, period_file: str | None = None) -> float | None:
+    """Return quota / period, which version 2 of control groups writes in one file and version 1 in two."""
+    try:
+        words = file.read_text(encoding="ascii").split()
+        words += [] if period_file is None else file.with_name(period_file).read_text(encoding="ascii").split()
+        quota, period = map(int, words)
+    except (OSError, ValueError):  # no such file, or "max": no limit
+        return None
+    return quota / period if quota > 0 and period > 0 else None
+
+
+def _extra(distribution: str, module: str, purpose: str, remedy: str) -> Finding:
+    version = version_of(distribution)
+    if version is None:
+        return Finding(distribution, None, f"not installed ({purpose})", remedy)
+    try:
+        importlib.import_module(module)
+    except (ImportError, OSError) as error:
+        return Finding(distribution, False, f"{version}, but it fails: {error}", f"{remedy} --force-reinstall")
+    return Finding(distribution, True, version)

@@ -1,0 +1,205 @@
+"""Where the time of a training step goes: ONNX Runtime's own trace of its kernels beside a clock.
+
+One program runs with the trace and one without, in turns on the same synthetic batch, because the trace itself takes
+time: the clock of the program without it says how long a step is, the trace says what its kernels are.
+"""
+
+import json
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from netc_runtime.arrays import Array
+from netc_runtime.artifact import Artifact, TensorSpec
+from netc_runtime.attribution import Origin, kernel_origins, origins
+from netc_runtime.errors import DriverError, ExitCode
+from netc_runtime.session import OPTIMIZED, Host
+from netc_runtime.step import TrainingStep
+
+_TURN = 2  # steps that a program runs before it is the other one's turn, so that a busy machine falls on both
+_WARM_UP = 1  # steps before them: caches are filled, and the other program's threads come to rest
+_MOST_EVENTS = 1_000_000  # after which ONNX Runtime's trace drops what follows
+_SUFFIX = "_kernel_time"
+_PLANNED_STEPS = 1000  # what schedules that end with the run are told; any number does
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One node of the graph that ONNX Runtime runs; `milliseconds` are of one step."""
+
+    name: str
+    operator: str
+    origin: Origin | None
+    milliseconds: float
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What a training step takes.
+
+    `step_ms` is the time of a whole step without the trace, `traced_step_ms` with it. All times are means over the
+    middle half of the steps: as deaf to a busy moment as a median, but the times of kernels add up. `trace_ms` is what
+    the trace adds to a kernel: the time of the shortest one, of a scalar or a new shape, which was taken from all.
+    `nodes` has the origin of every node of the program as it was compiled, in its order, and `kernels` all that ran.
+    """
+
+    name: str
+    program: str
+    device: str
+    threads: int
+    batch_size: int
+    steps: int
+    step_ms: float
+    traced_step_ms: float
+    trace_ms: float
+    nodes: Mapping[str, Origin]
+    kernels: tuple[Kernel, ...]
+
+    @property
+    def kernels_ms(self) -> float:
+        """The sum over all kernels."""
+        return sum(kernel.milliseconds for kernel in self.kernels)
+
+    @property
+    def accounted(self) -> float:
+        """The share of the step without the trace that kernels of known origin take.
+
+        It may be above 1 where other programs keep the machine busy, which falls on steps with and without the trace
+        by chance.
+        """
+        return self._attributed_ms / self.step_ms
+
+    @property
+    def accounted_with_trace(self) -> float:
+        """The same share of the steps that the kernels were measured in, which no chance makes larger than it is.
+
+        What the trace itself takes counts as not accounted for.
+        """
+        return self._attributed_ms / self.traced_step_ms
+
+    @property
+    def _attributed_ms(self) -> float:
+        return sum(kernel.milliseconds for kernel in self.kernels if kernel.origin is not None)
+
+
+def time_step(artifact: Artifact, host: Host, steps: int) -> Timing:
+    """Time the training step of the last phase over `steps` steps.
+
+    Raises DriverError: 2 for more steps than a trace can hold, 3 without ONNX Runtime or the device, 1 if a step fails.
+    """
+    key = artifact.phases[-1].graph
+    state, batch = _first_state(artifact), synthetic_batch(artifact, key)
+    with tempfile.TemporaryDirectory(prefix="netc-trace-") as folder:
+        plain = TrainingStep(artifact, state, host, key)
+        traced = TrainingStep(artifact, state, host, key, Path(folder))
+        optimized = onnx.load(Path(folder) / OPTIMIZED).graph
+        most = _MOST_EVENTS // (len(optimized.node) + 2) * _TURN // (_TURN + _WARM_UP) - _WARM_UP
+        if steps > most:
+            raise DriverError(f"ONNX Runtime traces at most {most} steps of this network; use fewer", ExitCode.USAGE)
+        clocks: tuple[list[float], list[float]] = ([], [])
+        measured = list[bool]()  # of each traced step, whether it was no warm-up
+        for first in range(0, steps, _TURN):
+            count = min(_TURN, steps - first)
+            for program, clock in zip((plain, traced), clocks, strict=True):
+                program.load_state(state)  # random labels would lead far away in many steps
+                clock.extend(_run(program, batch, count))
+            measured += [False] * _WARM_UP + [True] * count
+        kernels, trace_ms = _kernels(traced.end_trace(), measured)
+    compiled = onnx.load_model_from_string(artifact.content(key)).graph
+    known = kernel_origins(compiled, optimized)
+    return Timing(
+        name=artifact.name,
+        program=artifact.files[key],
+        device=plain.device,
+        threads=host.thread_count,
+        batch_size=artifact.batch_size,
+        steps=steps,
+        step_ms=float(np.mean(np.asarray(clocks[0])[_middle(clocks[0])])),
+        traced_step_ms=float(np.mean(np.asarray(clocks[1])[_middle(clocks[1])])),
+        trace_ms=trace_ms,
+        nodes=origins(compiled),
+        kernels=tuple(Kernel(name, operator, known.get(name), ms) for name, operator, ms in kernels),
+    )
+
+
+def _first_state(artifact: Artifact) -> dict[str, Array]:
+    state = artifact.initial_state()
+    for spec in artifact.state:
+        if spec.role == "max_steps":
+            state[spec.name] = np.full_like(state[spec.name], _PLANNED_STEPS)
+    return state
+
+
+def synthetic_batch(artifact: Artifact, key: str) -> dict[str, Array]:
+    """Return a batch for a program: labels in range, and numbers that are near 0 to 1 after `data.mean` and `scale`."""
+    random = np.random.default_rng(0)
+    return {spec.name: _synthetic(artifact, spec, random) for spec in artifact.graph(key).inputs_of("batch")}
+
+
+def _synthetic(artifact: Artifact, spec: TensorSpec, random: np.random.Generator) -> Array:
+    if spec.classes is not None:
+        return random.integers(0, spec.classes, spec.static_shape).astype(spec.dtype)
+    data: Mapping[str, Any] = artifact.spec.get("data", {})
+    values = random.random(spec.static_shape) / (data.get("scale") or 1.0)
+    mean = np.asarray(data.get("mean", 0.0), dtype=np.float64)
+    if mean.ndim == 1:  # one a channel
+        mean = mean.reshape(-1, *[1] * (values.ndim - 2)) if len(mean) == values.shape[1] else mean.mean()
+    return (values + mean).astype(spec.dtype)
+
+
+def _run(program: TrainingStep, batch: Mapping[str, Array], count: int) -> list[float]:
+    """Return the milliseconds of `count` steps that follow the warm-up."""
+    found = list[float]()
+    for _ in range(_WARM_UP + count):
+        begun = time.perf_counter()
+        program.run(batch)
+        found.append((time.perf_counter() - begun) * 1e3)
+    return found[_WARM_UP:]
+
+
+def _kernels(trace: Path, measured: list[bool]) -> tuple[list[tuple[str, str, float]], float]:
+    """Return name, operator and milliseconds of each kernel, in the order of running, and what the trace added to each.
+
+    Building the entry of the trace falls into the time of the kernel.
+    """
+    durations, operators = dict[str, list[int]](), dict[str, str]()
+    for event in _events(trace):
+        name = str(event.get("name"))
+        if event.get("cat") == "Node" and name.endswith(_SUFFIX):
+            name = name.removesuffix(_SUFFIX)
+            durations.setdefault(name, []).append(int(event["dur"]))
+            operators[name] = str(event["args"]["op_name"])
+    by_step = list[Array]()
+    for name, all_steps in durations.items():
+        if len(all_steps) % len(measured):
+            raise DriverError(f'the trace of ONNX Runtime has "{name}" {len(all_steps)} times in {len(measured)} steps')
+        # Two nodes of one name, which nothing forbids, count together.
+        by_step.append(np.reshape(all_steps, (len(measured), -1)).sum(axis=1)[measured])
+    table = np.array(by_step)
+    milliseconds = table[:, _middle(table.sum(axis=0))].mean(axis=1) / 1e3
+    added = float(milliseconds.min())
+    kernels = [(name, operators[name], float(ms) - added) for name, ms in zip(durations, milliseconds, strict=True)]
+    return kernels, added
+
+
+def _middle(values: npt.ArrayLike) -> npt.NDArray[np.intp]:
+    """Return the indices of the middle half of `values` by size, at least one."""
+    order = np.argsort(values)
+    cut = len(order) // 4
+    return order[cut : len(order) - cut]
+
+
+def _events(trace: Path) -> Iterator[dict[str, Any]]:
+    """Read a trace, which may be larger than memory, event by event: ONNX Runtime writes one on each line."""
+    with trace.open(encoding="utf-8") as lines:
+        for line in lines:
+            text = line.strip().rstrip(",")
+            if text not in ("", "[", "]"):
+                yield json.loads(text)
