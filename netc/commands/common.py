@@ -24,6 +24,7 @@ class Target(StrEnum):
     CPU = "cpu"
     CUDA = "cuda"
     WEB = "web"
+    OPENVINO = "openvino"
 
 
 class Device(StrEnum):
@@ -32,6 +33,7 @@ class Device(StrEnum):
     AUTO = "auto"
     CPU = "cpu"
     CUDA = "cuda"
+    OPENVINO = "openvino"
 
 
 SpecArgument = Annotated[str, typer.Argument(metavar="SPEC", help="A YAML file, or the name of a spec of the zoo.")]
@@ -40,7 +42,10 @@ SetOption = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override a value of the spec, such as solver.base_lr=0.1."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-DeviceOption = Annotated[Device, typer.Option(help="auto takes CUDA where it works.")]
+DeviceOption = Annotated[
+    Device,
+    typer.Option("--device", "--provider", help="cpu and cuda run on ONNX Runtime; auto takes CUDA where it works."),
+]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Threads of the CPU's operators; default one a core.")]
 BatchOption = Annotated[int | None, typer.Option(min=1, metavar="N", help="Override data.batch_size.")]
 CheckpointOption = Annotated[str, typer.Option(help="last, best, or the path of a checkpoint.")]

@@ -61,13 +61,14 @@ def train(
     if spec is None and options:
         raise UsageError("--set, --seed, --batch-size and --init-from change a spec: name the SPEC too")
 
+    from netc_runtime.engines import require_engine
     from netc_runtime.export import export_run
     from netc_runtime.progress import make_reporter
-    from netc_runtime.session import Host, import_onnxruntime
+    from netc_runtime.session import Host
     from netc_runtime.trainer import TrainOptions
     from netc_runtime.trainer import train as run_training
 
-    drive(import_onnxruntime)
+    drive(lambda: require_engine(device.value))
     host = Host(device.value, threads)
     reporter = make_reporter(as_json)
     with tempfile.TemporaryDirectory(prefix="netc-") as scratch:
@@ -86,7 +87,11 @@ def train(
 
 def _target_for(device: Device) -> str:
     """Return the engine that a device means; auto is CUDA where a driver and a runtime for it are installed."""
-    from netc_runtime.session import import_onnxruntime
+    from netc_runtime.engines import cpu_device
+
+    if device is Device.OPENVINO or (device is Device.AUTO and cpu_device() == "openvino"):
+        return "openvino"
+    from netc_runtime.onnxruntime_program import import_onnxruntime
 
     offered = "CUDAExecutionProvider" in import_onnxruntime().get_available_providers()
     wanted = device is Device.CUDA or (device is Device.AUTO and offered and shutil.which("nvidia-smi") is not None)
@@ -147,11 +152,12 @@ def export(
     Example: netc export runs/lenet_dsn -o lenet.onnx
     """
     from netc.arguments import data_overrides
+    from netc_runtime.engines import cpu_device
     from netc_runtime.export import export_run
     from netc_runtime.session import Host
 
     data = data_overrides(overrides)
-    host = Host("cpu")
+    host = Host(cpu_device())
     _show_export(drive(lambda: export_run(run, out, checkpoint, host, True, data, warn)), as_json)
 
 
@@ -186,6 +192,7 @@ def predict(
     """
     from netc.arguments import data_overrides
     from netc_runtime.classmap import save_maps
+    from netc_runtime.engines import cpu_device
     from netc_runtime.predict import predict as run_predict
     from netc_runtime.session import Host
 
@@ -193,7 +200,7 @@ def predict(
     if model.is_dir() and not file.is_file():
         raise UsageError(f"{model} has no model.onnx; write one with: netc export {model}")
     data = data_overrides(overrides)
-    predictions = drive(lambda: run_predict(file, inputs, Host("cpu"), data))
+    predictions = drive(lambda: run_predict(file, inputs, Host(cpu_device()), data))
     if out is not None:
         drive(lambda: save_maps(predictions, out))
     if as_json:

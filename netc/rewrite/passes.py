@@ -7,11 +7,19 @@ import onnx_ir as ir
 
 from netc.graph.builder import OPSET
 from netc.graph.verify import VerificationError, verify
-from netc.rewrite import batch_normalization, input_gradient, max_pool_gradient, weight_gradient
+from netc.rewrite import (
+    batch_normalization,
+    grouped_weight_gradient,
+    input_gradient,
+    max_pool_gradient,
+    overlapping_pool_gradient,
+    signed_bits,
+    weight_gradient,
+)
 from netc.rewrite.prune import drop_unread, merge_repeats
-from netc.rewrite.replay import ReplayRule, replay
+from netc.rewrite.replay import ReplayRule, first_of, replay
 
-Target = Literal["cpu", "cuda", "web"]
+Target = Literal["cpu", "cuda", "web", "openvino"]
 
 # Lowerings by engine, applied after those that every engine needs; each module gives its reason.
 RULES: dict[Target, dict[str, ReplayRule]] = {
@@ -21,14 +29,22 @@ RULES: dict[Target, dict[str, ReplayRule]] = {
         "ScatterElements": max_pool_gradient.without_indices,
     },
     "cuda": {},
+    "openvino": {
+        "Conv": first_of(grouped_weight_gradient.group, weight_gradient.interleave),
+        "ScatterElements": first_of(max_pool_gradient.without_indices, overlapping_pool_gradient.without_indices),
+    },
     "web": {"ScatterElements": max_pool_gradient.without_indices},
 }
+
+# What an engine cannot execute, or not exactly: these come first, whatever is fast.
+EXPANSIONS: dict[str, ReplayRule] = {"BatchNormalization": batch_normalization.expand}
+EXPANSIONS_FOR: dict[Target, dict[str, ReplayRule]] = {"openvino": signed_bits.RULES}
 
 
 def optimize_step(graph: ir.Graph, target: Target, dtype: ir.DataType = ir.DataType.FLOAT) -> ir.Graph:
     """Make a step, as differentiated, into one that every runtime executes and `target` executes fast."""
-    expanded = replay(graph, {"BatchNormalization": batch_normalization.expand}, dtype).graph
-    verify(expanded, "expanding batch normalization")
+    expanded = replay(graph, EXPANSIONS | EXPANSIONS_FOR.get(target, {}), dtype).graph
+    verify(expanded, "expanding what the engine cannot execute")
     return clean(replay(clean(expanded), RULES[target], dtype).graph)
 
 

@@ -17,6 +17,15 @@ Inputs = Sequence[ir.Value | None]
 ReplayRule = Callable[[GraphBuilder, Site, Inputs], Sequence[ir.Value] | None]
 
 
+def first_of(*rules: ReplayRule) -> ReplayRule:
+    """Return the rule that tries several in order and takes the first that does not decline."""
+
+    def rule(g: GraphBuilder, site: Site, inputs: Inputs) -> Sequence[ir.Value] | None:
+        return next((outputs for each in rules if (outputs := each(g, site, inputs)) is not None), None)
+
+    return rule
+
+
 def origin_of(node: ir.Node) -> Origin:
     """Return the origin that a node carries."""
     metadata = node.metadata_props
