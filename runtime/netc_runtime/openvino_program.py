@@ -83,6 +83,11 @@ class OpenVINOProgram(Program):
         """The `openvino.CompiledModel`, for profiles and for looking at the kernels that were chosen."""
         return self._compiled
 
+    def without_kernel(self) -> list[str]:
+        """Return the nodes that OpenVINO's CPU plugin has no kernel for: they run in a plain loop on one thread."""
+        nodes = self._compiled.get_runtime_model().get_ordered_ops()
+        return [node.get_friendly_name() for node in nodes if node.get_rt_info()["layerType"].value == "Reference"]
+
     def fix(self, feeds: Mapping[str, Array]) -> None:
         """Keep the values of some inputs for all following calls; names of no input are ignored."""
         for spec in self.interface.inputs:
