@@ -16,6 +16,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -52,19 +53,16 @@ class Result:
 
 
 class _Timed:
-    """A session whose runs are timed."""
+    """A bound program whose runs are timed."""
 
-    def __init__(self, session: Any) -> None:
-        self._session = session
+    def __init__(self, run: Callable[[], None]) -> None:
+        self._run = run
         self.seconds = 0.0
 
-    def run_with_iobinding(self, binding: Any) -> None:
+    def __call__(self) -> None:
         begun = time.perf_counter()
-        self._session.run_with_iobinding(binding)
+        self._run()
         self.seconds = time.perf_counter() - begun
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._session, name)
 
 
 class _Clock(PlainReporter):
@@ -89,11 +87,10 @@ def measure(spec: str, overrides: tuple[str, ...], threads: int) -> Result:
     run_step, save = TrainingStep.run, RunFolder.save
 
     def timed_step(self: TrainingStep, batch: Any) -> dict[str, float]:
-        program = self._program
-        if not isinstance(program.session, _Timed):
-            program.session = _Timed(program.session)
+        source, target = (run if isinstance(run, _Timed) else _Timed(run) for run in self._bindings)
+        self._bindings, current = (source, target), (source, target)[self._current]
         metrics = run_step(self, batch)
-        graph.append(program.session.seconds)
+        graph.append(current.seconds)
         return metrics
 
     def timed_save(self: RunFolder, checkpoint: Checkpoint, keep: int) -> Path:

@@ -14,6 +14,7 @@ from netc.grad.table import VJP
 from netc.graph import GraphBuilder, Site
 from netc.rewrite import max_pool_gradient
 from netc.rewrite.passes import RULES, Target
+from netc.rewrite.replay import ReplayRule
 from tests.cases.primitives import PRIMITIVES, Primitive
 from tests.oracle import DIRECTION, FLOAT32, mutant
 from tests.test_vjp import Engine, oracle_error, slope_error
@@ -115,22 +116,32 @@ def test_nan_is_caught() -> None:
     assert caught(ROWS["Exp"], broken) == (True, True)
 
 
-@pytest.mark.parametrize(("target", "op"), [(target, op) for target, rules in RULES.items() for op in rules])
-def test_every_lowering_takes_some_row(monkeypatch: pytest.MonkeyPatch, target: Target, op: str) -> None:
+@pytest.mark.parametrize(
+    ("target", "op", "rule"),
+    [
+        (target, op, rule)
+        for target, rules in RULES.items()
+        for op, alternatives in rules.items()
+        for rule in alternatives
+    ],
+)
+def test_every_lowering_takes_some_row(
+    monkeypatch: pytest.MonkeyPatch, target: Target, op: str, rule: ReplayRule
+) -> None:
     """Otherwise the rows would say nothing of it."""
-    rule, taken = RULES[target][op], []
+    taken: list[bool] = []
 
     def recorded(g: GraphBuilder, site: Site, inputs: Any) -> Sequence[ir.Value] | None:
         outputs = rule(g, site, inputs)
         taken.append(outputs is not None)
         return outputs
 
-    monkeypatch.setitem(RULES[target], op, recorded)
+    monkeypatch.setitem(RULES[target], op, [recorded])
     assert any(oracle_error(row, target=target)[0] < FLOAT32 and any(taken) for row in PRIMITIVES)
 
 
 def test_a_lowering_with_another_rule_for_ties_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     last = mutant(tmp_path, max_pool_gradient, ("np.array([[4, 3], [2, 1]])", "np.array([[1, 2], [3, 4]])"))
-    monkeypatch.setitem(RULES["cpu"], "ScatterElements", last.without_indices)
+    monkeypatch.setitem(RULES["cpu"], "ScatterElements", [last.without_indices])
     assert oracle_error(ROWS["MaxPool-apart"], target="cpu")[0] < FLOAT32, "without ties nothing shows"
     assert not oracle_error(ROWS["MaxPool-ties, apart"], target="cpu")[0] < FLOAT32

@@ -26,6 +26,7 @@ class Target(StrEnum):
     CPU = "cpu"
     CUDA = "cuda"
     WEB = "web"
+    OPENVINO = "openvino"
 
 
 class Device(StrEnum):
@@ -34,6 +35,7 @@ class Device(StrEnum):
     AUTO = "auto"
     CPU = "cpu"
     CUDA = "cuda"
+    OPENVINO = "openvino"
 
 
 SpecArgument = Annotated[str, typer.Argument(metavar="SPEC", help="A YAML file, or the name of a spec of the zoo.")]
@@ -42,7 +44,10 @@ SetOption = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override a value of the spec, such as solver.base_lr=0.1."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-DeviceOption = Annotated[Device, typer.Option(help="auto takes CUDA where it works.")]
+DeviceOption = Annotated[
+    Device,
+    typer.Option("--device", "--provider", help="cpu and cuda run on ONNX Runtime; auto takes CUDA where it works."),
+]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Threads of the CPU's operators; default one a core.")]
 BatchOption = Annotated[int | None, typer.Option(min=1, metavar="N", help="Override data.batch_size.")]
 CheckpointOption = Annotated[str, typer.Option(help="last, best, or the path of a checkpoint.")]
@@ -89,7 +94,11 @@ def compile_spec(spec: str, overrides: Sequence[str], target: str = "cpu", need_
 
 def target_for(device: Device) -> str:
     """Return the engine that a device means; auto is CUDA where a driver and a runtime for it are installed."""
-    from netc_runtime.session import import_onnxruntime
+    from netc_runtime.engines import cpu_device
+
+    if device is Device.OPENVINO or (device is Device.AUTO and cpu_device() == "openvino"):
+        return "openvino"
+    from netc_runtime.onnxruntime_program import import_onnxruntime
 
     offered = "CUDAExecutionProvider" in import_onnxruntime().get_available_providers()
     wanted = device is Device.CUDA or (device is Device.AUTO and offered and shutil.which("nvidia-smi") is not None)

@@ -60,13 +60,14 @@ def train(
     if spec is None and options:
         raise UsageError("--set, --seed, --batch-size and --init-from change a spec: name the SPEC too")
 
+    from netc_runtime.engines import require_engine
     from netc_runtime.export import export_run
     from netc_runtime.progress import make_reporter
-    from netc_runtime.session import Host, import_onnxruntime
+    from netc_runtime.session import Host
     from netc_runtime.trainer import TrainOptions
     from netc_runtime.trainer import train as run_training
 
-    drive(import_onnxruntime)
+    drive(lambda: require_engine(device.value))
     host = Host(device.value, threads)
     reporter = make_reporter(as_json)
     with tempfile.TemporaryDirectory(prefix="netc-") as scratch:
@@ -125,11 +126,12 @@ def export(
     Example: netc export runs/lenet_dsn -o lenet.onnx
     """
     from netc.arguments import data_overrides
+    from netc_runtime.engines import cpu_device
     from netc_runtime.export import export_run
     from netc_runtime.session import Host
 
     data = data_overrides(overrides)
-    host = Host("cpu")
+    host = Host(cpu_device())
     _show_export(drive(lambda: export_run(run, out, checkpoint, host, True, data, warn)), as_json)
 
 
@@ -164,6 +166,7 @@ def predict(
     """
     from netc.arguments import data_overrides
     from netc_runtime.classmap import save_maps
+    from netc_runtime.engines import cpu_device
     from netc_runtime.predict import predict as run_predict
     from netc_runtime.session import Host
 
@@ -171,7 +174,7 @@ def predict(
     if model.is_dir() and not file.is_file():
         raise UsageError(f"{model} has no model.onnx; write one with: netc export {model}")
     data = data_overrides(overrides)
-    predictions = drive(lambda: run_predict(file, inputs, Host("cpu"), data))
+    predictions = drive(lambda: run_predict(file, inputs, Host(cpu_device()), data))
     if out is not None:
         drive(lambda: save_maps(predictions, out))
     if as_json:

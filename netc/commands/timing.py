@@ -49,11 +49,12 @@ def time_(
     """
     from netc.arguments import spec_overrides, target_of
     from netc_runtime.artifact import Artifact
-    from netc_runtime.session import Host, import_onnxruntime
+    from netc_runtime.engines import require_engine
+    from netc_runtime.session import Host
     from netc_runtime.timetable import as_dict, print_timing
     from netc_runtime.timing import time_step
 
-    drive(import_onnxruntime)
+    drive(lambda: require_engine(device.value))
     options, host = spec_overrides(overrides, batch_size), Host(device.value, threads)
     target = target_of(Path(spec)) or target_for(device)
     with tempfile.TemporaryDirectory(prefix="netc-") as scratch:

@@ -21,11 +21,9 @@ from netc.rewrite.replay import Inputs
 
 
 def keep(g: GraphBuilder, site: Site, inputs: Inputs) -> Sequence[ir.Value] | None:
-    """Give a node in training mode running values of its own; expand one whose scale or bias others read too."""
-    if not site.attribute("training_mode"):
+    """Give a node in training mode running values of its own; decline one whose scale or bias others read too."""
+    if not site.attribute("training_mode") or any(_readers(value) > 1 for value in site.x[1:3]):
         return None
-    if any(_readers(value) > 1 for value in site.x[1:3]):
-        return expand(g, site, inputs)
     x, scale, bias = (value for value in inputs[:3] if value is not None)
     return g.ops("BatchNormalization", x, scale, bias, scale * 0.0, bias * 0.0, num_outputs=3, **site.attributes())
 

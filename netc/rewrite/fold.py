@@ -32,7 +32,7 @@ class Split:
 
 def fold_batch_normalization(graph: ir.Graph) -> GraphBuilder:
     """Return the inference graph without BatchNormalization nodes."""
-    return replay(graph, {"BatchNormalization": _fold})
+    return replay(graph, {"BatchNormalization": (_fold,)})
 
 
 def _producer_to_fold(site: Site) -> ir.Node | str:

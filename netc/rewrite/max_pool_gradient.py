@@ -23,7 +23,7 @@ RANK = np.array([[4, 3], [2, 1]])
 
 def without_indices(g: GraphBuilder, site: Site, inputs: Inputs) -> Sequence[ir.Value] | None:
     """Rewrite the scatter of a gradient to the Indices of a 2x2 stride-2 MaxPool on even planes."""
-    _, indices, spread = (_unflattened(value) for value in inputs)
+    _, indices, spread = (unflattened(value) for value in inputs)
     pool = indices.producer() if indices is not None else None
     if pool is None or spread is None or pool.op_type != "MaxPool" or indices is not pool.outputs[1]:
         return None
@@ -41,7 +41,7 @@ def without_indices(g: GraphBuilder, site: Site, inputs: Inputs) -> Sequence[ir.
     return (g.Reshape(dx, np.array([-1], np.int64)),)
 
 
-def _unflattened(value: ir.Value | None) -> ir.Value | None:
+def unflattened(value: ir.Value | None) -> ir.Value | None:
     """Return what a flat vector was reshaped from."""
     node = value.producer() if value is not None else None
     return node.inputs[0] if node is not None and node.op_type == "Reshape" else None

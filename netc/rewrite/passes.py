@@ -1,5 +1,6 @@
 """The lists of rewrites, in order; the verifier runs after each."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import onnx
@@ -7,36 +8,50 @@ import onnx_ir as ir
 
 from netc.graph.builder import OPSET
 from netc.graph.verify import VerificationError, verify
-from netc.rewrite import batch_normalization, channel_affine, input_gradient, max_pool_gradient, weight_gradient
+from netc.rewrite import (
+    batch_normalization,
+    channel_affine,
+    grouped_weight_gradient,
+    input_gradient,
+    max_pool_gradient,
+    overlapping_pool_gradient,
+    signed_bits,
+    weight_gradient,
+)
 from netc.rewrite.prune import drop_unread, merge_repeats
-from netc.rewrite.replay import ReplayRule, replay
+from netc.rewrite.replay import ReplayRule, Rules, replay
 
-Target = Literal["cpu", "cuda", "web"]
+Target = Literal["cpu", "cuda", "web", "openvino"]
 
-# How each engine runs batch normalization of a batch's own statistics, which is settled before the rest.
-TRAINING_MODE: dict[Target, ReplayRule] = {
-    "cpu": batch_normalization.keep,
-    "cuda": batch_normalization.expand,
-    "web": batch_normalization.expand,
+# What an engine cannot execute, or not exactly, is put right first, whatever is fast.
+NEEDED: dict[Target, Rules] = {
+    "cpu": {"BatchNormalization": (batch_normalization.keep, batch_normalization.expand)},
+    "cuda": {"BatchNormalization": (batch_normalization.expand,)},
+    "openvino": {"BatchNormalization": (batch_normalization.expand,), **signed_bits.RULES},
+    "web": {"BatchNormalization": (batch_normalization.expand,)},
 }
 # Lowerings by engine, applied after that; each module gives its reason.
-RULES: dict[Target, dict[str, ReplayRule]] = {
+RULES: dict[Target, dict[str, Sequence[ReplayRule]]] = {
     "cpu": {
-        "Add": channel_affine.fuse,
-        "Conv": weight_gradient.interleave,
-        "ConvTranspose": input_gradient.flip,
-        "ScatterElements": max_pool_gradient.without_indices,
+        "Add": (channel_affine.fuse,),
+        "Conv": (weight_gradient.interleave,),
+        "ConvTranspose": (input_gradient.flip,),
+        "ScatterElements": (max_pool_gradient.without_indices,),
     },
     "cuda": {},
-    "web": {"ScatterElements": max_pool_gradient.without_indices},
+    "openvino": {
+        "Conv": (grouped_weight_gradient.group, weight_gradient.interleave),
+        "ScatterElements": (max_pool_gradient.without_indices, overlapping_pool_gradient.without_indices),
+    },
+    "web": {"ScatterElements": (max_pool_gradient.without_indices,)},
 }
 
 
 def optimize_step(graph: ir.Graph, target: Target, dtype: ir.DataType = ir.DataType.FLOAT) -> ir.Graph:
     """Make a step, as differentiated, into one that every runtime executes and `target` executes fast."""
-    settled = replay(graph, {"BatchNormalization": TRAINING_MODE[target]}, dtype).graph
-    verify(settled, "settling batch normalization")
-    return clean(replay(clean(settled), RULES[target], dtype).graph)
+    possible = replay(graph, NEEDED[target], dtype).graph
+    verify(possible, "expanding what the engine cannot execute")
+    return clean(replay(clean(possible), RULES[target], dtype).graph)
 
 
 def clean(graph: ir.Graph) -> ir.Graph:

@@ -3,7 +3,7 @@
 Every value of the new graph is typed by the builder again, so that no rewrite can leave a wrong type behind.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -16,6 +16,8 @@ from netc.graph.builder import Part
 # node's outputs (fewer than the node has, if nobody reads the rest), or None to copy the node.
 Inputs = Sequence[ir.Value | None]
 ReplayRule = Callable[[GraphBuilder, Site, Inputs], Sequence[ir.Value] | None]
+# By operator; the first rule that does not decline is taken.
+Rules = Mapping[str, Sequence[ReplayRule]]
 
 
 def origin_of(node: ir.Node) -> Origin:
@@ -26,8 +28,8 @@ def origin_of(node: ir.Node) -> Origin:
     return Origin(metadata.get("netc.layer", "netc"), part, place, rewrite)
 
 
-def replay(graph: ir.Graph, rules: dict[str, ReplayRule], dtype: ir.DataType = ir.DataType.FLOAT) -> GraphBuilder:
-    """Return a graph that computes the same outputs, with `rules` (by operator) applied.
+def replay(graph: ir.Graph, rules: Rules, dtype: ir.DataType = ir.DataType.FLOAT) -> GraphBuilder:
+    """Return a graph that computes the same outputs, with `rules` applied.
 
     Inputs and outputs keep names, types and order. Nodes that a rule appends carry the name of its file.
     """
@@ -39,12 +41,13 @@ def replay(graph: ir.Graph, rules: dict[str, ReplayRule], dtype: ir.DataType = i
         if value.const_value is not None:
             new[value] = g.constant(value.const_value.numpy())
     for node in graph:
-        rule = rules.get(node.op_type)
         inputs = [None if x is None else new[x] for x in node.inputs]
         origin, outputs = origin_of(node), None
-        if rule is not None:
+        for rule in rules.get(node.op_type, ()):
             with g.origin(replace(origin, rewrite=rule.__module__.rsplit(".", 1)[-1])), g.arithmetic():
                 outputs = rule(g, Site(node), inputs)
+            if outputs is not None:
+                break
         if outputs is None:
             with g.origin(origin):
                 outputs = g.ops(node.op_type, *inputs, num_outputs=len(node.outputs), **Site(node).attributes())

@@ -24,7 +24,7 @@ FEWEST_CHANNELS = 2
 
 def interleave(g: GraphBuilder, site: Site, inputs: Inputs) -> Sequence[ir.Value] | None:
     """Rewrite a two-dimensional Conv whose operands both have batch and channels exchanged."""
-    x, dy = (_exchanged(value) for value in inputs[:2])
+    x, dy = (exchanged(value) for value in inputs[:2])
     if x is None or dy is None or len(site.x) != 2 or site.attribute("group") != 1:
         return None
     if any(stride != 1 for stride in site.attribute("strides") or [1, 1]):
@@ -41,7 +41,7 @@ def interleave(g: GraphBuilder, site: Site, inputs: Inputs) -> Sequence[ir.Value
     return (g.Transpose(taps, perm=[3, 0, 1, 2]),)
 
 
-def _exchanged(value: ir.Value | None) -> ir.Value | None:
+def exchanged(value: ir.Value | None) -> ir.Value | None:
     """Return v where `value` is v [N, C, H, W] with its first two axes exchanged."""
     node = value.producer() if value is not None else None
     if node is None or node.op_type != "Transpose" or Site(node).attribute("perm") != [1, 0, 2, 3]:

@@ -25,7 +25,7 @@ from netc_runtime.tensorfile import TensorFile
 
 _METADATA_KEY = "netc"  # one key, because safetensors writes several in an order that changes from run to run
 _FORMAT = "netc.checkpoint"
-_FORMAT_VERSION = 2
+_FORMAT_VERSION = 3
 _MOST_STEPS = 1 << 53  # beyond which a JSON number is not exact everywhere
 _SAME = 1e-6  # evaluations that differ by less than this share are equal: float32 rounds no better
 
@@ -93,7 +93,7 @@ class Position:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """All that a run needs to continue exactly."""
+    """All that a run needs to continue exactly; `engine` is the name and version of what ran it."""
 
     state: Mapping[str, Array]
     position: Position
@@ -103,7 +103,7 @@ class Checkpoint:
     spec: Mapping[str, Any]
     spec_hash: str
     netc_version: str
-    onnxruntime_version: str
+    engine: str
 
     def save(self, path: Path) -> None:
         """Write the file atomically; raises DriverError (3 for a full disk or a refused permission)."""
@@ -111,11 +111,11 @@ class Checkpoint:
         metadata["digest"] = _digest(metadata, self.state)
         write_atomically(path, to_safetensors(dict(self.state), {_METADATA_KEY: canonical(metadata)}))
 
-    def changes(self, device: str, onnxruntime_version: str, netc_version: str) -> Iterator[str]:
+    def changes(self, device: str, engine: str, netc_version: str) -> Iterator[str]:
         """Yield a sentence for each part of where this run continues that may give it other bits."""
         for what, then, now in (
             ("on", self.device, device),
-            ("with ONNX Runtime", self.onnxruntime_version, onnxruntime_version),
+            ("with", self.engine, engine),
             ("compiled by netc", self.netc_version, netc_version),
         ):
             if then != now:
@@ -147,7 +147,7 @@ class Checkpoint:
             "spec": dict(self.spec),
             "spec_hash": self.spec_hash,
             "netc_version": self.netc_version,
-            "onnxruntime_version": self.onnxruntime_version,
+            "engine": self.engine,
         }
 
     @classmethod
@@ -207,7 +207,7 @@ class Checkpoint:
             spec=field(metadata, "spec", dict),
             spec_hash=field(metadata, "spec_hash", str),
             netc_version=field(metadata, "netc_version", str),
-            onnxruntime_version=field(metadata, "onnxruntime_version", str),
+            engine=field(metadata, "engine", str),
         )
 
 

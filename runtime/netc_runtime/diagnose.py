@@ -10,8 +10,9 @@ from onnx import TensorProto, helper
 
 from netc_runtime.arrays import Array
 from netc_runtime.artifact import Artifact, Interface
+from netc_runtime.engines import cpu_device, load_program
 from netc_runtime.errors import DriverError
-from netc_runtime.session import Host, Program
+from netc_runtime.session import Host
 
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16})
 _PARTS = {
@@ -72,7 +73,7 @@ def _origin(
     name = next(name for name in first.output if name in bad)
     del model.graph.output[:]
     model.graph.output.append(onnx.ValueInfoProto(name=name))
-    program = Program(path, Host("cpu", threads), graph, model.SerializeToString())
+    program = load_program(path, Host(cpu_device(), threads), graph, model.SerializeToString())
     culprits = _samples(program(feeds, (name,))[name], samples)
     # Several are no fault of a sample.
     return f"{where}, of {culprits[0]} alone" if len(culprits) == 1 else where
@@ -98,7 +99,7 @@ def _non_finite(
         model.graph.node.append(helper.make_node("Sub", [name, name], [f"{probe}/zero"]))
         model.graph.node.append(helper.make_node("ReduceSum", [f"{probe}/zero"], [probe], keepdims=0))
         model.graph.output.append(onnx.ValueInfoProto(name=probe))
-    program = Program(path, Host("cpu", threads), graph, model.SerializeToString())
+    program = load_program(path, Host(cpu_device(), threads), graph, model.SerializeToString())
     results = program(feeds, tuple(probes))
     return bad | {probes[probe] for probe, value in results.items() if np.isnan(value)}
 

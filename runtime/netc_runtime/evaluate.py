@@ -13,11 +13,12 @@ from netc_runtime.counts import Counted, Counts
 from netc_runtime.data import open_source
 from netc_runtime.data.base import Source, Split
 from netc_runtime.data.batches import check_fit, evaluation_batches, evaluation_size, sample_count
+from netc_runtime.engines import load_program
 from netc_runtime.errors import DriverError, ExitCode
 from netc_runtime.jsonfields import without_non_finite
 from netc_runtime.model import Model, labels_of
 from netc_runtime.run import RunFolder
-from netc_runtime.session import Host, Program
+from netc_runtime.session import Host
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Evaluator:
 
     def __init__(self, artifact: Artifact, host: Host) -> None:
         graph = artifact.graph("eval")
-        self._program = Program(artifact.file("eval"), host, graph, artifact.content("eval"))
+        self._program = load_program(artifact.file("eval"), host, graph, artifact.content("eval"))
         self._inputs = graph.inputs_of("batch")
         self._metrics = artifact.metrics
         self.batch_size = evaluation_size(self._inputs)

@@ -14,6 +14,7 @@ from netc_runtime.checkpoint import Checkpoint
 from netc_runtime.data import open_source, source_class
 from netc_runtime.data.base import Split
 from netc_runtime.data.batches import check_fit, evaluation_batches, sample_count
+from netc_runtime.engines import load_program
 from netc_runtime.errors import DamagedFileError, DriverError, ExitCode
 from netc_runtime.evaluate import Evaluator, Means, data_section
 from netc_runtime.files import storage_errors, write_atomically
@@ -21,7 +22,7 @@ from netc_runtime.jsonfields import MalformedError, canonical, objects, parse_ob
 from netc_runtime.model import CLASSES_KEY, DATA_KEY, INTERFACE_KEY, RANGE_KEY, Model, class_names
 from netc_runtime.run import RunFolder
 from netc_runtime.seal import sealed
-from netc_runtime.session import Host, Program
+from netc_runtime.session import Host
 
 # A folded batch norm rounds differently; beyond this share of the largest output it computes something else.
 _TOLERANCE = 1e-3
@@ -97,7 +98,7 @@ def fold(artifact: Artifact, state: Mapping[str, Array], host: Host) -> dict[str
     graph = artifact.graph("fold")
     if not graph.outputs:  # inference has no parameter, as a mere softmax; ONNX Runtime refuses empty graphs
         return {}
-    program = Program(artifact.file("fold"), host, graph, artifact.content("fold"))
+    program = load_program(artifact.file("fold"), host, graph, artifact.content("fold"))
     outputs = {spec.name: spec.feeds for spec in graph.outputs_of("parameter")}
     results = program({spec.name: state[spec.name] for spec in graph.inputs}, tuple(outputs))
     return {feeds: results[name] for name, feeds in outputs.items() if feeds is not None}
@@ -110,7 +111,7 @@ def bake(artifact: Artifact, parameters: Mapping[str, Array], checkpoint: Checkp
     if size > _PROTOBUF_LIMIT:
         raise DriverError(f"the parameters of {artifact.name} take {size} bytes, one ONNX file holds at most 2 GiB")
     program = artifact.content("infer")
-    Program(artifact.file("infer"), host, graph, program)  # which names the culprit if the file is damaged
+    load_program(artifact.file("infer"), host, graph, program)  # which names the culprit if the file is damaged
     model = onnx.load_model_from_string(program)
     for value in list(model.graph.input):
         if value.name in parameters:

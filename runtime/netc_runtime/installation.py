@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
@@ -20,10 +20,17 @@ import onnx
 from onnx import TensorProto, helper
 
 from netc_runtime.artifact import Interface, TensorSpec
+from netc_runtime.engines import load_program
 from netc_runtime.errors import DriverError
-from netc_runtime.session import Host, Program, import_onnxruntime
+from netc_runtime.onnxruntime_program import import_onnxruntime
+from netc_runtime.session import Host
 
 _INSTALL = 'pip install "netc[cpu]" (or "netc[gpu]" for NVIDIA GPUs)'
+_REMEDIES = {
+    "cpu": _INSTALL,
+    "cuda": 'pip install "netc[gpu]", which brings CUDA and cuDNN; the driver is the system\'s',
+    "openvino": "pip install --force-reinstall openvino",
+}
 _CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -98,23 +105,18 @@ def _reinstall(distributions: list[str]) -> str:
     return f"{_uninstall(distributions)}; {_INSTALL}"
 
 
-def _engine(device: Literal["cpu", "cuda"]) -> Finding:
+def _engine(device: Literal["cpu", "cuda", "openvino"]) -> Finding:
     """Run one node with the session that training uses: ONNX Runtime lists providers that it cannot start."""
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):  # which CUDA libraries could not be loaded
             x = np.arange(4, dtype=np.float32)
-            program = Program(Path("one-node.onnx"), Host(device, threads=1), _interface(), _one_node())
+            program = load_program(Path("one-node.onnx"), Host(device, threads=1), _interface(), _one_node())
             (y,) = program({"x": x}, ("y",)).values()
     except DriverError as error:
         libraries = "; ".join(said.getvalue().split("\n")).strip("; ")
-        remedy = 'pip install "netc[gpu]", which brings CUDA and cuDNN; the driver is the system\'s'
         return Finding(
-            device,
-            False,
-            f"{error}{f' ({libraries})' if libraries else ''}",
-            remedy if device == "cuda" else _INSTALL,
-            engine=True,
+            device, False, f"{error}{f' ({libraries})' if libraries else ''}", _REMEDIES[device], engine=True
         )
     right = bool(np.array_equal(y, x + x))
     return Finding(device, right, "runs a program" if right else f"computes {x} + {x} = {y}", engine=True)
@@ -152,15 +154,8 @@ def _openvino() -> Finding:
     version = version_of("openvino")
     if version is None:
         return Finding("openvino", None, "not installed")
-    try:
-        core = importlib.import_module("openvino").Core()
-        compiled = core.compile_model(core.read_model(_one_node()), "CPU")
-        x = np.arange(4, dtype=np.float32)
-        right = bool(np.array_equal(compiled([x])[0], x + x))
-    except (ImportError, OSError, RuntimeError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        return Finding("openvino", False, f"{version}, but it fails: {first}", "pip install --force-reinstall openvino")
-    return Finding("openvino", right, f"{version}, {'runs' if right else 'miscalculates'} a program on the CPU")
+    found = _engine("openvino")
+    return replace(found, found=f"{version}, {found.found}")
 
 
 def _cpus() -> Finding:

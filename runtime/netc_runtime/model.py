@@ -9,11 +9,12 @@ from typing import Any, TypeVar
 from netc_runtime.arrays import Array, shape_text
 from netc_runtime.artifact import TensorSpec
 from netc_runtime.counts import fitting_names
+from netc_runtime.engines import load_program
 from netc_runtime.errors import DriverError, ExitCode, NotExportedError
 from netc_runtime.files import read_bounded
 from netc_runtime.jsonfields import MalformedError, parse_object
 from netc_runtime.seal import require_seal
-from netc_runtime.session import Host, Program
+from netc_runtime.session import Host
 
 DATA_KEY = "netc.data"
 INTERFACE_KEY = "netc.interface"
@@ -46,7 +47,7 @@ class Model:
         if content is None:
             content = read_bounded(path, _LIMIT)
             require_seal(path, content)
-        self.program = Program(path, host, content=content)
+        self.program = load_program(path, host, content=content)
         self.inputs = self.program.interface.inputs_of("batch")
         self.outputs = self.program.interface.outputs_of("output")
         self.data: Mapping[str, Any] = self._read(DATA_KEY, parse_object)

@@ -20,7 +20,8 @@ from netc_runtime.arrays import Array
 from netc_runtime.artifact import Artifact, TensorSpec
 from netc_runtime.attribution import Origin, kernel_origins, origins
 from netc_runtime.errors import DriverError, ExitCode
-from netc_runtime.session import OPTIMIZED, Host
+from netc_runtime.onnxruntime_program import OPTIMIZED
+from netc_runtime.session import Host
 from netc_runtime.step import TrainingStep
 
 _TURN = 2  # steps that a program runs before it is the other one's turn, so that a busy machine falls on both

@@ -114,7 +114,7 @@ class _Session:
         self._population = Population(artifact, host) if artifact.has_population else None
         self._threads = host.thread_count
         if resumed:
-            now = self._updates.program.device, self._updates.program.onnxruntime_version, artifact.netc_version
+            now = self._updates.program.device, self._updates.program.engine, artifact.netc_version
             for change in resumed.checkpoint.changes(*now):
                 reporter.warn(change)
         # Only now, when nothing else can be wrong, does the run folder change.
@@ -150,6 +150,8 @@ class _Session:
         asked = self._options.host
         if resumed is None:
             return asked
+        if asked.device == "auto" and resumed.checkpoint.device == "openvino":
+            asked = replace(asked, device="openvino")
         recorded = resumed.checkpoint.threads
         if asked.threads is not None and asked.threads != recorded:
             self._reporter.warn(
@@ -361,7 +363,7 @@ class _Session:
             spec=self._artifact.spec,
             spec_hash=self._artifact.spec_hash,
             netc_version=self._artifact.netc_version,
-            onnxruntime_version=self._updates.program.onnxruntime_version,
+            engine=self._updates.program.engine,
         )
         self._saved = self._run.save(checkpoint, self._plan.keep)
         return self._saved

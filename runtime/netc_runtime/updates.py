@@ -79,7 +79,7 @@ class Updates:
     def update_after(self, step: int) -> Iterator[tuple[Indices, dict[str, float]]]:
         """Make the update that follows `step` updates; yield each of its batches' samples and metrics, once it ran.
 
-        Raises DriverError (1) if ONNX Runtime fails.
+        Raises DriverError (1) if the engine fails.
         """
         if step == self._stage.end:
             self._enter_phase_after(step)

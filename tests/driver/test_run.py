@@ -152,11 +152,11 @@ def test_other_versions_are_a_warning(artifact: Path, finished_run: Path, tmp_pa
     checkpoint = Checkpoint.load(finished_run / "checkpoints" / "step_132.safetensors", loaded)
     with run.locked():
         run.install(loaded)
-        run.save(replace(checkpoint, onnxruntime_version="1.20.0", netc_version="0.0.9"), keep=3)
+        run.save(replace(checkpoint, engine="ONNX Runtime 1.20.0", netc_version="0.0.9"), keep=3)
     recorder = Recorder()
     train(TrainOptions(run.path, resume=True, host=Host("cpu")), recorder)
     assert [warning.split(": its bits may differ")[0] for warning in recorder.warnings] == [
-        f"the run was with ONNX Runtime 1.20.0 and continues with ONNX Runtime {checkpoint.onnxruntime_version}",
+        f"the run was with ONNX Runtime 1.20.0 and continues with {checkpoint.engine}",
         "the run was compiled by netc 0.0.9 and continues compiled by netc 0.1.0",
     ]
 

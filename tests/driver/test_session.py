@@ -10,8 +10,9 @@ from netc_runtime.arrays import Array
 from netc_runtime.artifact import Artifact
 from netc_runtime.data import open_source
 from netc_runtime.data.order import permutation
+from netc_runtime.engines import load_program
 from netc_runtime.errors import DamagedFileError, DriverError, ExitCode
-from netc_runtime.session import Host, Program
+from netc_runtime.session import Host
 from netc_runtime.step import TrainingStep
 
 from .conftest import CPU
@@ -74,17 +75,17 @@ def test_a_state_of_another_shape_is_refused(artifact: Path) -> None:
 
 def test_cuda_that_is_not_active_fails_hard_and_auto_says_what_it_chose(artifact: Path) -> None:
     loaded = Artifact.load(artifact)
-    automatic = Program(loaded.file("fold"), Host("auto", 1), loaded.graph("fold"))
+    automatic = load_program(loaded.file("fold"), Host("auto", 1), loaded.graph("fold"))
     if automatic.device == "cuda":
         assert automatic.reason == "CUDA is active"
-        assert Program(loaded.file("fold"), Host("cuda", 1), loaded.graph("fold")).device == "cuda"
+        assert load_program(loaded.file("fold"), Host("cuda", 1), loaded.graph("fold")).device == "cuda"
         return
     assert automatic.reason in (
         "this ONNX Runtime has no CUDA provider",
         "ONNX Runtime could not start its CUDA provider",
     )
     with pytest.raises(DriverError, match=r"^CUDA was asked for but is not active: .*; use --device cpu") as caught:
-        Program(loaded.file("fold"), Host("cuda", 1), loaded.graph("fold"))
+        load_program(loaded.file("fold"), Host("cuda", 1), loaded.graph("fold"))
     assert caught.value.exit_code == ExitCode.ENVIRONMENT
 
 
@@ -106,19 +107,19 @@ def test_a_damaged_or_foreign_program_is_one_sentence(artifact: Path, tmp_path: 
     for content in (broken.read_bytes(), b"", b"some text"):
         broken.write_bytes(content)
         with pytest.raises(DamagedFileError) as damaged:
-            Program(broken, CPU, graph)
+            load_program(broken, CPU, graph)
         assert str(damaged.value) == (
             f"{broken} is not a readable ONNX model (damaged or truncated); export or compile it again"
         )
     with pytest.raises(DamagedFileError, match="does not have the inputs that its description lists"):
-        Program(artifact / "eval.onnx", CPU, graph)
+        load_program(artifact / "eval.onnx", CPU, graph)
     with pytest.raises(DriverError, match="does not exist or is not a file") as caught:
-        Program(tmp_path / "none.onnx", CPU, graph)
+        load_program(tmp_path / "none.onnx", CPU, graph)
     assert caught.value.exit_code == ExitCode.USAGE
 
 
 def test_a_failing_run_is_one_sentence(artifact: Path) -> None:
     loaded = Artifact.load(artifact)
-    fold = Program(loaded.file("fold"), CPU, loaded.graph("fold"))
+    fold = load_program(loaded.file("fold"), CPU, loaded.graph("fold"))
     with pytest.raises(DriverError, match=r"fold\.onnx failed: .*Got: 3 Expected: 2"):
         fold({"ip.weight": np.zeros((1, 2, 3), np.float32), "ip.bias": np.zeros(10, np.float32)}, ["ip.bias.folded"])

@@ -1,0 +1,62 @@
+"""Loading a program into the engine that the host asks for; an engine is imported only where it is used."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from netc_runtime.artifact import Interface
+from netc_runtime.errors import DriverError, ExitCode
+from netc_runtime.files import read_bounded, refuse_spec
+from netc_runtime.session import Device, Host, Program, refuse_external_data
+
+_LIMIT = 2 << 30  # what one protobuf message can hold
+
+
+def load_program(
+    path: Path,
+    host: Host,
+    interface: Interface | None = None,
+    content: bytes | None = None,
+    trace: Path | None = None,
+) -> Program:
+    """Load one ONNX file.
+
+    `interface` None takes the description that the file carries itself; `content` is the file's bytes where it
+    is not written yet. `trace` is a folder where ONNX Runtime records every kernel. Raises DriverError: 3 if the engine is missing or `cuda` was asked for and is not active, 2 if
+    the file does not exist, 1 if it cannot be loaded.
+    """
+    require_engine(host.device)
+    if content is None and not path.is_file():
+        raise DriverError(f"{path} does not exist or is not a file", ExitCode.USAGE)
+    refuse_spec(path)
+    content = content or read_bounded(path, _LIMIT)
+    refuse_external_data(path, content)
+    if _runs_on_openvino(host.device):
+        from netc_runtime.openvino_program import OpenVINOProgram
+
+        if trace is not None:
+            raise DriverError("only ONNX Runtime traces its kernels; use --device cpu or cuda", ExitCode.USAGE)
+        return OpenVINOProgram(path, host, interface, content)
+    from netc_runtime.onnxruntime_program import OnnxRuntimeProgram
+
+    return OnnxRuntimeProgram(path, host, interface, content, trace)
+
+
+def cpu_device() -> Device:
+    """Return the device on the CPU whose engine is installed: `cpu`, or `openvino` where ONNX Runtime is missing."""
+    return "openvino" if find_spec("onnxruntime") is None and find_spec("openvino") is not None else "cpu"
+
+
+def require_engine(device: Device) -> None:
+    """Import the engine of a device; raises DriverError (3) with the remedy if it is not installed."""
+    if _runs_on_openvino(device):
+        from netc_runtime.openvino_program import import_openvino
+
+        import_openvino()
+    else:
+        from netc_runtime.onnxruntime_program import import_onnxruntime
+
+        import_onnxruntime()
+
+
+def _runs_on_openvino(device: Device) -> bool:
+    return device == "openvino" or (device == "auto" and cpu_device() == "openvino")
