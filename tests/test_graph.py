@@ -14,7 +14,7 @@ from netc.graph.builder import OPSET
 from netc.graph.rules import FORBIDDEN, broken_rule
 from netc.graph.verify import VerificationError, verify
 from netc.rewrite.passes import clean, optimize_step
-from netc.rewrite.replay import replay
+from netc.rewrite.replay import Rules, replay
 from tests.oracle import FLOAT32, PLAIN, TARGETS, Arrays, ort_runner, to_model, worst
 
 FLOAT, INT64 = ir.DataType.FLOAT, ir.DataType.INT64
@@ -286,7 +286,8 @@ def test_replay_keeps_origins_and_applies_rules() -> None:
     def double(g: GraphBuilder, site: Site, inputs: Any) -> list[ir.Value]:
         return [g.Mul(inputs[0], 2.0)]
 
-    after = replay(small().graph, {"Exp": double, "Neg": lambda g, site, inputs: None}).graph
+    rules: Rules = {"Exp": [lambda g, site, inputs: None, double], "Neg": [lambda g, site, inputs: None]}
+    after = replay(small().graph, rules).graph
     verify(after, "replay")
     assert operators(after) == ["Add", "Add", "Mul", "Mul", "Neg"]
     assert all(node.metadata_props["netc.spec"] == "f.yaml:3" for node in after)

@@ -1,6 +1,7 @@
 """The lists of rewrites, in order; the verifier runs after each."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 import onnx
@@ -18,6 +19,7 @@ from netc.rewrite import (
     signed_bits,
     weight_gradient,
 )
+from netc.rewrite.lowerings import PLAIN, Lowerings, name_of
 from netc.rewrite.prune import drop_unread, merge_repeats
 from netc.rewrite.replay import ReplayRule, Rules, replay
 
@@ -47,11 +49,27 @@ RULES: dict[Target, dict[str, Sequence[ReplayRule]]] = {
 }
 
 
-def optimize_step(graph: ir.Graph, target: Target, dtype: ir.DataType = ir.DataType.FLOAT) -> ir.Graph:
-    """Make a step, as differentiated, into one that every runtime executes and `target` executes fast."""
-    possible = replay(graph, NEEDED[target], dtype).graph
+def optimize_step(
+    graph: ir.Graph,
+    target: Target,
+    dtype: ir.DataType = ir.DataType.FLOAT,
+    lowerings: Lowerings | None = None,
+) -> ir.Graph:
+    """Make a step, as differentiated, into one that `target` executes, and executes fast."""
+    chosen = lowerings or Lowerings()
+    possible = replay(graph, NEEDED[target], dtype, chosen.note, partial(chosen.rules, required=True)).graph
     verify(possible, "expanding what the engine cannot execute")
-    return clean(replay(clean(possible), RULES[target], dtype).graph)
+    order = partial(chosen.rules, required=False)
+    return clean(replay(clean(possible), RULES[target], dtype, chosen.note, order).graph)
+
+
+def alternatives(target: Target) -> list[tuple[str, str]]:
+    """Return what can be had instead of the first rule of each operator: operator and rule, or PLAIN."""
+    found: list[tuple[str, str]] = []
+    for table, plain in ((NEEDED[target], []), (RULES[target], [PLAIN])):
+        for op_type, rules in table.items():
+            found += [(op_type, name) for name in [*map(name_of, rules[1:]), *plain]]
+    return found
 
 
 def clean(graph: ir.Graph) -> ir.Graph:

@@ -28,10 +28,22 @@ def origin_of(node: ir.Node) -> Origin:
     return Origin(metadata.get("netc.layer", "netc"), part, place, rewrite)
 
 
-def replay(graph: ir.Graph, rules: Rules, dtype: ir.DataType = ir.DataType.FLOAT) -> GraphBuilder:
+def file_of(rule: ReplayRule) -> str:
+    """Return the name of the file in netc/rewrite that a rule is in."""
+    return rule.__module__.rsplit(".", 1)[-1]
+
+
+def replay(
+    graph: ir.Graph,
+    rules: Rules,
+    dtype: ir.DataType = ir.DataType.FLOAT,
+    replaced: Callable[[Site], None] | None = None,
+    order: Callable[[Site, Sequence[ReplayRule]], Sequence[ReplayRule]] = lambda site, rules: rules,
+) -> GraphBuilder:
     """Return a graph that computes the same outputs, with `rules` applied.
 
-    Inputs and outputs keep names, types and order. Nodes that a rule appends carry the name of its file.
+    Inputs and outputs keep names, types and order. Nodes that a rule appends carry the name of its file. `order` says
+    which rules to try at a node, and `replaced` is told of each node that one took.
     """
     g = GraphBuilder(graph.name or "netc", dtype)
     new: dict[ir.Value, ir.Value] = {}
@@ -43,10 +55,13 @@ def replay(graph: ir.Graph, rules: Rules, dtype: ir.DataType = ir.DataType.FLOAT
     for node in graph:
         inputs = [None if x is None else new[x] for x in node.inputs]
         origin, outputs = origin_of(node), None
-        for rule in rules.get(node.op_type, ()):
-            with g.origin(replace(origin, rewrite=rule.__module__.rsplit(".", 1)[-1])), g.arithmetic():
+        given = rules.get(node.op_type, ())
+        for rule in order(Site(node), given) if given else ():
+            with g.origin(replace(origin, rewrite=file_of(rule))), g.arithmetic():
                 outputs = rule(g, Site(node), inputs)
             if outputs is not None:
+                if replaced is not None:
+                    replaced(Site(node))
                 break
         if outputs is None:
             with g.origin(origin):

@@ -21,8 +21,9 @@ def load_program(
     """Load one ONNX file.
 
     `interface` None takes the description that the file carries itself; `content` is the file's bytes where it
-    is not written yet. `trace` is a folder where ONNX Runtime records every kernel. Raises DriverError: 3 if the engine is missing or `cuda` was asked for and is not active, 2 if
-    the file does not exist, 1 if it cannot be loaded.
+    is not written yet. `trace` is a folder where ONNX Runtime records every kernel. Raises DriverError: 3 if the engine
+    is missing or `cuda` was asked for and is not active, 2 if the file does not exist or the engine records no kernels,
+    1 if it cannot be loaded.
     """
     require_engine(host.device)
     if content is None and not path.is_file():
