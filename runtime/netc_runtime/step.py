@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -83,12 +84,20 @@ class TrainingStep:
 
         Raises DriverError (1) if ONNX Runtime fails; the state is then what it was before.
         """
-        for name, buffer in self._batch.items():
-            buffer.write(batch[name])
+        self._write(batch)
         with self._program.failures("failed"):
             self._program.session.run_with_iobinding(self._bindings[self._current])
         self._current, self._has_run = 1 - self._current, True
         return {name: float(buffer.host) for name, buffer in self._metrics.items()}
+
+    def next_inputs(self, batch: Mapping[str, Array]) -> dict[str, Any]:
+        """Return what the step on `batch` would read, as values on its device that must not be written to."""
+        self._write(batch)
+        return {name: buffer.value for name, buffer in (self._sets[self._current] | self._batch).items()}
+
+    def _write(self, batch: Mapping[str, Array]) -> None:
+        for name, buffer in self._batch.items():
+            buffer.write(batch[name])
 
     def last_feeds(self) -> dict[str, Array] | None:
         """Return copies of all inputs of the last step, as they were before it; None if there was no step."""
