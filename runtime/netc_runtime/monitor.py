@@ -23,7 +23,7 @@ _LONGEST_LINE = 1 << 16
 
 
 class Monitor:
-    """Writes a row for each statistic of the first step and of every `every`-th; none where `every` is None.
+    """Writes a row for each statistic of the first step and of every `every`-th; none if that is None.
 
     A row is about one step, counted from 1, and its last batch if it takes several. `value` is empty where it is not
     finite, such as the relative change of a bias that is 0.
