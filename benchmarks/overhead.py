@@ -7,8 +7,8 @@ Runtime. What a step takes beyond that call, from the end of the step before to 
 is gathered and written, metrics that are read and summed, and the reporter. Both come from the same steps, so that the
 noise of the machine falls on both. Evaluations and checkpoints are no part of a step; they are timed apart.
 
-For the monitor every MONITORED-th step of a second run is monitored. A monitored step is compared with the median of its
-neighbours on both sides, the one after it left out of them but counted, as the threads of the monitor may still spin.
+For the monitor every MONITORED-th step of a second run is monitored. Such a step and the one after it, in which threads of
+the monitor may still spin, are compared with the median of their neighbours on both sides.
 """
 
 import argparse

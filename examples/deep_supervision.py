@@ -1,8 +1,8 @@
 """The vanishing gradient, and what companion objectives do about it (Lee, Xie, Gallagher, Zhang & Tu, 2015, figure 2).
 
 lenet_sigmoid is trained twice from the same weights on the same batches: as it is, and with a companion objective, a
-side, behind each of its two pooling layers. `monitor_every` has both runs write down the mean absolute gradient of every
-layer: that of the first layer is much larger with the sides.
+side, behind each of its two pooling layers. `run.monitor_every` has both runs write down the mean absolute gradient of
+every layer: that of the first layer is much larger with the sides.
 
     python examples/deep_supervision.py                     # on the digits that ship with netc
     python examples/deep_supervision.py DATA/mnist          # on MNIST, a folder with its four IDX files
