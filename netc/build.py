@@ -7,16 +7,17 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from netc.emit import Artifact, Entry, Program, train_graphs
+from netc.emit import Artifact, Entry, Program, monitor_graph, train_graphs
 from netc.errors import Diagnostic, SpecError, did_you_mean
 from netc.graph.verify import verify
 from netc.layers.base import Metric, Phase
+from netc.monitor import append_statistics
 from netc.network import Count, Network, Term, lower
 from netc.phases import specs_of_phases
 from netc.rewrite.fold import fold_batch_normalization, split
 from netc.rewrite.passes import Target, clean, optimize_step
 from netc.solver.policies import Plateau
-from netc.solver.step import append_update
+from netc.solver.step import Step, append_update
 from netc.spec.load import Loaded
 from netc.transfer import glob_mistakes
 
@@ -52,18 +53,21 @@ def build(loaded: Loaded, target: Target = "cpu", dtype: ir.DataType = FLOAT) ->
     training, testing = lowered.training[-1], lowered.testing
     inference = lower(last, "test", None, objectives=False, dtype=dtype)
     state = training.net.state | testing.net.state
+    programs = {"eval": eval_program(last, testing), **inference_programs(last, inference)}
+    steps: dict[str, Program] = {}
     names = train_graphs(len(lowered.specs))
-    trains = [train_program(*each, target, dtype) for each in zip(lowered.specs, lowered.training, strict=True)]
+    for name, spec, network in zip(names, lowered.specs, lowered.training, strict=True):
+        steps |= step_programs(name, spec, network, target, dtype)
     for network in reversed(lowered.training):
         state |= network.net.state
-    programs = {"train": trains[-1], "eval": eval_program(last, testing), **inference_programs(last, inference)}
-    programs |= dict(zip(names[:-1], trains[:-1], strict=True))
     if training.net.batch_statistics:
         programs["population"] = population_program(last, target, dtype)
     averages = {tensor.filled_as: name for name, tensor in state.items() if tensor.role == "average"}
-    for name in programs.keys() - set(names):
-        use_averages(programs[name], averages)
-    return Artifact(loaded.spec, target, programs, list(state.values()), metric_entries(training, testing), training)
+    for other in programs.values():
+        use_averages(other, averages)
+    return Artifact(
+        loaded.spec, target, steps | programs, list(state.values()), metric_entries(training, testing), training
+    )
 
 
 @dataclass(frozen=True)
@@ -164,20 +168,33 @@ def _check_early_stopping(loaded: Loaded, training: Network, testing: Network) -
         raise SpecError([loaded.at((*place, "restore_best"), message)])
 
 
-def train_program(loaded: Loaded, network: Network, target: Target, dtype: ir.DataType) -> Program:
+def step_programs(
+    name: str, loaded: Loaded, network: Network, target: Target, dtype: ir.DataType
+) -> dict[str, Program]:
+    """Return the training program `name` and, if the run is monitored, the one that monitors it."""
+    graph = network.net.g.graph
+    verify(graph, "lowering the layers")
+    step = append_update(network.net, loaded.spec.solver, network.terms[0].mean.value)
+    verify(graph, "differentiation and update")
+    programs = {name: train_program(loaded, network, step, target, dtype)}
+    if loaded.spec.run.monitor_every is not None:
+        graph.outputs.clear()
+        outputs = append_statistics(network, step)
+        verify(graph, "the statistics of a step")
+        programs[monitor_graph(name)] = program(loaded, network, optimize_step(graph, target, dtype), outputs)
+    return programs
+
+
+def train_program(loaded: Loaded, network: Network, step: Step, target: Target, dtype: ir.DataType) -> Program:
     """Return (state, batch) -> (next state, metrics)."""
-    net = network.net
-    verify(net.g.graph, "lowering the layers")
-    rate = append_update(net, loaded.spec.solver, network.terms[0].mean.value)
-    verify(net.g.graph, "differentiation and update")
-    outputs: dict[str, Entry] = {}
+    net, outputs = network.net, dict[str, Entry]()
     for name, value in net.updates.items():
         net.g.output(f"{name}.next", value)
         outputs[f"{name}.next"] = {"role": "next", "feeds": name}
     for term in network.terms:
         net.g.output(term.name, term.mean.value)
         outputs[term.name] = {"role": "metric"}
-    net.g.output("lr", rate)
+    net.g.output("lr", step.rate)
     outputs["lr"] = {"role": "metric"}
     return program(loaded, network, optimize_step(net.g.graph, target, dtype), outputs)
 

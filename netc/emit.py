@@ -35,6 +35,7 @@ from netc.transfer import drawn
 Entry = dict[str, Any]
 FORMAT = "netc.artifact"
 STATE_TYPES = ("I64", "F64", "F32", "U32")  # of state tensors, in the order in which the safetensors library writes
+STEPS = ("train", "monitor", "population")  # programs that take a batch of one size
 DRAWN_AHEAD = 8  # state tensors that are drawn while others are written
 
 
@@ -85,6 +86,7 @@ class Artifact:
             **({"population_batches": self.spec.solver.population_batches} if "population" in self.programs else {}),
             **({"init_from": self._init_from(self.spec.init_from)} if self.spec.init_from else {}),
             **({"phases": self._phases()} if self.spec.phases else {}),
+            **({"monitors": self._monitors()} if self.spec.run.monitor_every is not None else {}),
             "graphs": {name: {"file": f"{name}.onnx", **interface(program)} for name, program in self.programs.items()},
         }
 
@@ -99,6 +101,10 @@ class Artifact:
             {"graph": graph, "epochs": phase.epochs, "iterations": phase.iterations}
             for graph, phase in zip(graphs, self.spec.phases, strict=True)
         ]
+
+    def _monitors(self) -> Entry:
+        """Return the program that monitors each training program."""
+        return {graph: monitor_graph(graph) for graph in train_graphs(len(self.spec.phases))}
 
     def models(self) -> dict[str, onnx.ModelProto]:
         """Return the ONNX models by graph name, checked.
@@ -142,7 +148,7 @@ class Artifact:
 
     def _model(self, name: str, program: Program) -> onnx.ModelProto:
         for node in program.graph:
-            reason = broken_rule(node, name == "population" or name.startswith("train"), self.target)
+            reason = broken_rule(node, name.partition(".")[0] in STEPS, self.target)
             if reason is not None:
                 raise VerificationError(f"{name}.onnx: {node.name} ({node.op_type}): {reason}")
         model = ir.Model(
@@ -177,6 +183,11 @@ def _little_endian(array: np.ndarray) -> memoryview:
 def train_graphs(phases: int) -> list[str]:
     """Return the names of the training programs of so many phases: that of the last one is `train`."""
     return [*(f"train.{number}" for number in range(1, phases)), "train"]
+
+
+def monitor_graph(train_graph: str) -> str:
+    """Return the name of the program that monitors a training program: `monitor.1` for `train.1`."""
+    return train_graph.replace("train", "monitor", 1)
 
 
 def interface(program: Program) -> Entry:

@@ -27,6 +27,7 @@ ROOMS = (
     "wiring",
     "network",
     "transfer",
+    "monitor",
     "rewrite",
     "emit",
     "build",

@@ -132,7 +132,7 @@ def trained(row: SolverCase) -> tuple[Network, Runner]:
     """Build one optimizer step."""
     given = {"max_iter": STEPS, **row.given}
     network = lowered(LAYERS, INPUTS, "train", batch=SAMPLES, solver=given)
-    rate = append_update(network.net, SOLVERS.parse(given), network.terms[0].mean.value)
+    rate = append_update(network.net, SOLVERS.parse(given), network.terms[0].mean.value).rate
     for name, value in {**network.net.updates, "lr": rate}.items():
         network.net.g.output(name if name == "lr" else f"{name}.next", value)
     return network, ort_runner(to_model(optimize_step(network.net.g.graph, PLAIN)))

@@ -25,7 +25,19 @@ NOT_DIFFERENTIABLE: tuple[Rule | None, ...] = ()
 
 
 def gradients(g: GraphBuilder, table: Table, objective: ir.Value, wrt: Sequence[ir.Value]) -> dict[ir.Value, ir.Value]:
-    """Append the gradient of a scalar objective to the graph.
+    """Append the gradient of a scalar objective to the graph; arguments and errors are those of `cotangents_of`.
+
+    Returns:
+        Gradients with the shape of their values. A value that does not influence the objective is missing.
+    """
+    cotangents = cotangents_of(g, table, objective, wrt)
+    return {x: cotangents[x] for x in wrt if x in cotangents}
+
+
+def cotangents_of(
+    g: GraphBuilder, table: Table, objective: ir.Value, wrt: Sequence[ir.Value]
+) -> dict[ir.Value, ir.Value]:
+    """Append the gradient of a scalar objective to the graph, and return what was computed on the way too.
 
     Args:
         g: the graph that computes `objective`; new nodes are appended to it.
@@ -34,7 +46,8 @@ def gradients(g: GraphBuilder, table: Table, objective: ir.Value, wrt: Sequence[
         wrt: values to differentiate by.
 
     Returns:
-        Gradients with the shape of their values. A value that does not influence the objective is missing.
+        Gradients by `wrt` and by every value between them and the objective, with the shape of their values. A value
+        that does not influence the objective is missing.
 
     Raises:
         AssertionError: an operator without rules lies on the way, or a rule returns the wrong shape or type.
@@ -64,7 +77,7 @@ def gradients(g: GraphBuilder, table: Table, objective: ir.Value, wrt: Sequence[
                 dx = _unbroadcast(g, rule(g, Site(node, index), dy), x)
                 known = cotangents.get(x)
                 cotangents[x] = dx if known is None else known + dx
-    return {x: cotangents[x] for x in wrt if x in cotangents}
+    return cotangents
 
 
 def _has_derivative(value: ir.Value) -> bool:

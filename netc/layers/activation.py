@@ -26,6 +26,11 @@ class ReLU(Layer):
 
     rectifies: ClassVar[bool] = True
 
+    @property
+    def has_dead_zone(self) -> bool:
+        """Without a slope: everywhere left of 0."""
+        return self.negative_slope == 0.0
+
     def lower(self, net: Context, *x: ir.Value) -> ir.Value:  # noqa: D102
         return net.g.LeakyRelu(x[0], alpha=self.negative_slope) if self.negative_slope else net.g.Relu(x[0])
 
@@ -136,6 +141,11 @@ class HardSwish(Layer):
 
     type: Literal["HardSwish"] = "HardSwish"
     rectifies: ClassVar[bool] = True
+
+    @property
+    def has_dead_zone(self) -> bool:
+        """Always: everywhere left of -3."""
+        return True
 
     def lower(self, net: Context, *x: ir.Value) -> ir.Value:  # noqa: D102
         with net.g.arithmetic():

@@ -118,6 +118,11 @@ class Clip(Layer):
             raise mistake(f"Clip: min {self.min:g} is larger than max {self.max:g}; exchange them")
         return self
 
+    @property
+    def has_dead_zone(self) -> bool:
+        """If it clips at 0 from below, as {min: 0.0, max: 6.0} does."""
+        return self.min == 0.0
+
     def lower(self, net: Context, *x: ir.Value) -> ir.Value:  # noqa: D102
         return net.g.Clip(x[0], self.min, self.max)
 

@@ -133,6 +133,11 @@ class Layer(Declared):
         return self.loss_weight > 0.0
 
     @property
+    def has_dead_zone(self) -> bool:
+        """Whether its top is 0, and lets no gradient through, on a whole range of inputs, so that units can be dead."""
+        return False
+
+    @property
     def ignored(self) -> int | None:
         """The label that counts nothing for a layer that takes labels, if there is one."""
         return getattr(self, "ignore_label", None)

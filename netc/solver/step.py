@@ -1,10 +1,12 @@
 """One optimizer step: gradients of the objective, clipping, weight decay, rate, update rule, averages, step counter."""
 
 import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from netc.grad.engine import gradients
+from netc.grad.engine import cotangents_of
 from netc.grad.table import VJP
 from netc.graph import GraphBuilder, Origin
 from netc.layers.context import Context, StateTensor
@@ -17,7 +19,23 @@ from netc.solver.rules import Solver
 AVERAGED_SOON = 10.0
 
 
-def append_update(net: Context, solver: Solver, objective: ir.Value) -> ir.Value:
+@dataclass(frozen=True)
+class Step:
+    """What an update was made from.
+
+    Attributes:
+        rate: the learning rate of this step before any `lr_mult`, a scalar.
+        gradients: by name of the parameter, the mean gradient of the batches of the update, not clipped yet.
+        cotangents: gradients of this batch's objective by the values that it was computed from, as far as the
+            gradients of parameters need them.
+    """
+
+    rate: ir.Value
+    gradients: Mapping[str, ir.Value]
+    cotangents: Mapping[ir.Value, ir.Value]
+
+
+def append_update(net: Context, solver: Solver, objective: ir.Value) -> Step:
     """Append the update of every parameter to the graph, into `net.updates`.
 
     Parameters with `lr_mult: 0`, and those that the objective does not depend on, keep their values and cost nothing.
@@ -26,18 +44,15 @@ def append_update(net: Context, solver: Solver, objective: ir.Value) -> ir.Value
         net: the network, lowered in the train phase.
         solver: rate, decay and rule.
         objective: the scalar to minimise.
-
-    Returns:
-        The learning rate of this step before any `lr_mult`, a scalar.
     """
     g, it = net.g, net.iteration()
     learned = [t for t in net.state.values() if t.role == "parameter" and t.lr_mult > 0]
-    derivatives = gradients(g, VJP, objective, [net.inputs[t.name] for t in learned])
+    cotangents = cotangents_of(g, VJP, objective, [net.inputs[t.name] for t in learned])
     accumulation = Accumulation(net, solver.iter_size)
     with g.origin(Origin("solver", "update")), g.arithmetic():
         rate = solver.lr_policy.rate(Clock(g, it, net.planned_updates, net.lr_scale), solver.base_lr)
         net.updates["step"] = accumulation.select(net.step() + 1, net.step())
-    found = [(tensor, derivatives.get(net.inputs[tensor.name])) for tensor in learned]
+    found = [(tensor, cotangents.get(net.inputs[tensor.name])) for tensor in learned]
     means = [(tensor, accumulation.mean(tensor, dw)) for tensor, dw in found if dw is not None]
     for tensor, dw in _clipped(g, solver, means):
         w = net.inputs[tensor.name]
@@ -51,7 +66,7 @@ def append_update(net: Context, solver: Solver, objective: ir.Value) -> ir.Value
                 average = net.average_of(tensor)
                 kept = _kept_share(g, solver.weight_average, it)
                 net.updates[str(average.name)] = accumulation.select(average * kept + new * (1.0 - kept), average)
-    return rate
+    return Step(rate, {tensor.name: dw for tensor, dw in means}, cotangents)
 
 
 def _clipped(

@@ -49,14 +49,16 @@ class Run(Declared):
     """How training is accompanied. A resume may change all of it, because no step depends on it.
 
     Evaluations take place on the test split, and one more at the end. A checkpoint is written after each of them and at
-    the end of each epoch.
+    the end of each epoch. `monitor_every: 100` writes what the layers do in the steps 1, 100, 200, ... to monitor.csv.
 
-    Example: run: {evaluate_every: {steps: 500}, keep: 5, early_stopping: {monitor: accuracy, patience: 3}}
+    Example: run: {evaluate_every: {steps: 500}, keep: 5, monitor_every: 100, early_stopping: {patience: 3}}
     """
 
     evaluate_every: Every = Every(epochs=1)
     """When to evaluate."""
     keep: int = Field(3, gt=0)
     """Checkpoints that are kept: so many of the newest, and the best."""
+    monitor_every: int | None = Field(None, gt=0)
+    """Steps between two rows of activations, gradients and updates in monitor.csv; without it, there are none."""
     early_stopping: EarlyStopping | None = None
     """When to stop before the planned end."""

@@ -1,7 +1,6 @@
 """The artifact folder as typed, frozen data: what manifest.json says (docs/artifact.md)."""
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from netc_runtime.arrays import SAFETENSORS_DTYPES, Array, shape_text
-from netc_runtime.entries import InitFrom, Phase
+from netc_runtime.entries import InitFrom, Phase, digests_of, monitors_of
 from netc_runtime.errors import DamagedFileError, DriverError, ExitCode
 from netc_runtime.files import digest_of, read_bounded
 from netc_runtime.jsonfields import MalformedError, field, integers, objects, optional, parse_object
@@ -37,7 +36,8 @@ class TensorSpec:
     `shape` holds integers, or the string "N" for a batch axis of any size. `feeds` is the name of the state or
     input that takes an output's value, `field` the array of a data source, `weight` the output with the weight
     of a mean, `activation` what a loss would still apply ("logits" or "sigmoid") or None, `label` the label input
-    whose classes an output scores or None, `ignored` the label values that are no class and do not count.
+    whose classes an output scores or None, `ignored` the label values that are no class and do not count. An output
+    of role monitor is a `quantity` of a `tensor`, a top or a parameter, of a `layer`.
     """
 
     name: str
@@ -50,6 +50,9 @@ class TensorSpec:
     weight: str | None = None
     activation: str | None = None
     label: str | None = None
+    layer: str | None = None
+    tensor: str | None = None
+    quantity: str | None = None
     ignored: tuple[int, ...] = ()
 
     @classmethod
@@ -73,6 +76,9 @@ class TensorSpec:
             weight=optional(entry, "weight", str),
             activation=optional(entry, "activation", str),
             label=optional(entry, "label", str),
+            layer=optional(entry, "layer", str),
+            tensor=optional(entry, "tensor", str),
+            quantity=optional(entry, "quantity", str),
             ignored=integers(entry, "ignored"),
         )
 
@@ -113,7 +119,7 @@ class Interface:
         return frozenset(spec.feeds for spec in self.outputs if spec.feeds is not None)
 
     def outputs_of(self, role: str) -> tuple[TensorSpec, ...]:
-        """Return the outputs of one role: next, metric, weight, count, statistic, output or parameter."""
+        """Return the outputs of one role: next, metric, monitor, weight, count, statistic, output, parameter."""
         return tuple(spec for spec in self.outputs if spec.role == role)
 
 
@@ -146,6 +152,7 @@ class Artifact:
 
     `population_batches` is how many training batches the population statistics are the averages of; 0 without any.
     `iter_size` is how many runs of the training program, each on `batch_size` samples, make one update.
+    `monitors` names for each training program the one that monitors it; empty unless the run is monitored.
     `digests` holds the SHA-256 of files by name; a manifest may have none.
     """
 
@@ -159,6 +166,7 @@ class Artifact:
     metrics: tuple[Metric, ...]
     graphs: Mapping[str, Interface]
     files: Mapping[str, str]
+    monitors: Mapping[str, str]
     digests: Mapping[str, str]
     population_batches: int = 0
     iter_size: int = 1
@@ -229,9 +237,11 @@ class Artifact:
             phases=tuple(
                 map(Phase.parse, objects(manifest, "phases") if manifest.get("phases") else [{"graph": "train"}])
             ),
-            digests=_digests(manifest),
+            monitors=monitors_of(manifest),
+            digests=digests_of(manifest),
         )
         artifact._check_phases()
+        artifact._check_monitors()
         artifact._check_batch()
         artifact._check_references()
         artifact._check_counts()
@@ -245,6 +255,19 @@ class Artifact:
                 raise MalformedError(f'the graph "{phase.graph}" of a phase is missing')
             if len(lengths) != (index < len(self.phases) - 1):
                 raise MalformedError("every phase but the last one should have one length")
+
+    def _check_monitors(self) -> None:
+        for phase in self.phases if self.monitors else ():
+            key = self.monitors.get(phase.graph, "")
+            if key not in self.graphs:
+                raise MalformedError(f'there is no graph that monitors "{phase.graph}"')
+            known = {(spec.name, spec.shape) for spec in self.graphs[phase.graph].inputs}
+            for spec in self.graphs[key].inputs:
+                if spec.role not in ("state", "batch") or (spec.name, spec.shape) not in known:
+                    raise MalformedError(f'{key} takes "{spec.name}", which {phase.graph} does not take in this shape')
+            for spec in self.graphs[key].outputs_of("monitor"):
+                if spec.shape != () or None in (spec.layer, spec.tensor, spec.quantity):
+                    raise MalformedError(f'"{spec.name}" of {key} should be a scalar that says what it is of')
 
     def _check_batch(self) -> None:
         if self.batch_size < 1:
@@ -365,15 +388,3 @@ class Artifact:
     def metrics_of(self, kind: str) -> tuple[str, ...]:
         """Return the names of the metrics of one kind."""
         return tuple(metric.name for metric in self.metrics if metric.kind == kind)
-
-
-def _digests(manifest: Mapping[str, Any]) -> dict[str, str]:
-    """Return the digests of files, once the manifest's own is proven; empty if it has none."""
-    digest = optional(manifest, "digest", str)
-    if digest is not None:
-        rest = {key: value for key, value in manifest.items() if key != "digest"}
-        text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
-        if hashlib.sha256(text.encode()).hexdigest() != digest:
-            raise MalformedError("its content does not have the digest that it records")
-    digests = optional(manifest, "digests", dict) or {}
-    return {name: field(digests, name, str) for name in digests}

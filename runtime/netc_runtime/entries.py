@@ -1,5 +1,7 @@
-"""Entries of manifest.json about the course of training: its phases, and what it starts from (docs/artifact.md)."""
+"""Entries of manifest.json beside its tensors and graphs: the course of training, and digests (docs/artifact.md)."""
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -47,3 +49,21 @@ class InitFrom:
             if there.count("*") != here.count("*"):
                 raise MalformedError(f'"rename" of "init_from" has "{there}" and "{here}" with different numbers of *')
         return cls(field(entry, "path", str), checkpoint, rename, frozenset(map(str, drawn)))
+
+
+def monitors_of(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """Return the program that monitors each training program, empty if none does; raises MalformedError."""
+    monitors = optional(manifest, "monitors", dict) or {}
+    return {graph: field(monitors, graph, str) for graph in monitors}
+
+
+def digests_of(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """Return the digests of files, once the manifest's own is proven; empty if it has none. Raises MalformedError."""
+    digest = optional(manifest, "digest", str)
+    if digest is not None:
+        rest = {key: value for key, value in manifest.items() if key != "digest"}
+        text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
+        if hashlib.sha256(text.encode()).hexdigest() != digest:
+            raise MalformedError("its content does not have the digest that it records")
+    digests = optional(manifest, "digests", dict) or {}
+    return {name: field(digests, name, str) for name in digests}

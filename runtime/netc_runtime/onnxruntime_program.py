@@ -20,6 +20,7 @@ _CPU = "CPUExecutionProvider"
 # first run, which is slow and may choose differently in the next run.
 _CUDA_OPTIONS = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
 _ERRORS_ONLY = 3
+_ARENAS = {"cpu": "cpu:0", "cuda": "cpu:0;gpu:0"}  # by device, those that a program allocates from
 OPTIMIZED = "optimized.onnx"
 """The file in the folder of a trace with the graph that ONNX Runtime runs."""
 
@@ -57,6 +58,11 @@ class OnnxRuntimeBuffer(Buffer):
             return self.host.copy()
         array: Array = self.value.numpy()
         return array
+
+
+def _ort_value(buffer: Buffer) -> Any:
+    assert isinstance(buffer, OnnxRuntimeBuffer), "buffers come from a program of this engine"
+    return buffer.value
 
 
 class OnnxRuntimeProgram(Program):
@@ -129,17 +135,24 @@ class OnnxRuntimeProgram(Program):
         """Return a function that runs the program once, from and to these buffers."""
         binding = self._session.io_binding()
         for name, buffer in inputs.items():
-            assert isinstance(buffer, OnnxRuntimeBuffer), "buffers come from this program"
-            binding.bind_ortvalue_input(name, buffer.value)
+            binding.bind_ortvalue_input(name, _ort_value(buffer))
         for name, buffer in outputs.items():
-            assert isinstance(buffer, OnnxRuntimeBuffer), "buffers come from this program"
-            binding.bind_ortvalue_output(name, buffer.value)
+            binding.bind_ortvalue_output(name, _ort_value(buffer))
 
         def run() -> None:
             with self.failures("failed"):
                 self._session.run_with_iobinding(binding)
 
         return run
+
+    def peek(self, inputs: Mapping[str, Buffer], outputs: Sequence[TensorSpec]) -> list[Any]:
+        """Run once on buffers and return the scalars `outputs`; see Program."""
+        options = self.ort.RunOptions()
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", _ARENAS[self.device])
+        feeds = {spec.name: _ort_value(inputs[spec.name]) for spec in self.interface.inputs}
+        with self.failures("failed"):
+            results = self._session.run_with_ort_values([spec.name for spec in outputs], feeds, options)
+        return [result.numpy()[()] for result in results]
 
     @contextlib.contextmanager
     def failures(self, what: str) -> Iterator[None]:

@@ -123,6 +123,12 @@ class OpenVINOProgram(Program):
 
         return run
 
+    def peek(self, inputs: Mapping[str, Buffer], outputs: Sequence[TensorSpec]) -> list[Any]:
+        """Run once on buffers and return the scalars `outputs`; see Program."""
+        results = {spec.name: self.buffer(spec) for spec in outputs}
+        self.bind({spec.name: inputs[spec.name] for spec in self.interface.inputs}, results)()
+        return [buffer.host[()] for buffer in results.values()]
+
     def _tensor(self, spec: TensorSpec, array: Array) -> Any:
         # Of exactly this type: OpenVINO knows only one of numpy's two names of int64. The tensor has memory of its own,
         # because it does not keep an array alive.

@@ -41,7 +41,8 @@ class Plan:
     A step is an update, and `batch_size` is the number of its samples, whether they come in one batch or in several.
     The `stages` follow each other from 0 to `total_steps`.
     Evaluations take place after every `evaluate_steps` steps, or at the end of every `evaluate_epochs` epochs; the
-    other one is None. `keep` checkpoints stay, beside the best one.
+    other one is None. `keep` checkpoints stay, beside the best one. What the layers do is written down in every
+    `monitor_every`-th step, or in none.
     """
 
     batch_size: int
@@ -53,6 +54,7 @@ class Plan:
     evaluate_steps: int | None
     evaluate_epochs: int | None
     keep: int
+    monitor_every: int | None
     early_stopping: EarlyStopping | None
 
     @classmethod
@@ -120,16 +122,20 @@ def _stages(artifact: Artifact, steps_per_epoch: int, total_steps: int) -> tuple
     return (*stages, Stage(artifact.phases[-1].graph, start, total_steps))
 
 
-def _run_section(artifact: Artifact) -> tuple[int | None, int | None, int, EarlyStopping | None]:
-    """Return evaluate_steps, evaluate_epochs, keep and early_stopping; raises DriverError (2)."""
+def _run_section(artifact: Artifact) -> tuple[int | None, int | None, int, int | None, EarlyStopping | None]:
+    """Return evaluate_steps, evaluate_epochs, keep, monitor_every and early_stopping; raises DriverError (2)."""
     try:
         section: Mapping[str, Any] = field(artifact.spec, "run", dict)
         every: Mapping[str, Any] = field(section, "evaluate_every", dict)
         steps, epochs = _optional_count(every, "steps"), _optional_count(every, "epochs")
         if (steps is None) == (epochs is None):
             raise MalformedError("evaluate_every should have one of epochs and steps")
+        monitor = _optional_count(section, "monitor_every")
+        if monitor is not None and not artifact.monitors:
+            raise MalformedError(f"monitor_every is {monitor}, but there is no graph that monitors; compile it again")
         stopping: Mapping[str, Any] | None = optional(section, "early_stopping", dict)
-        return steps, epochs, _count(section, "keep"), None if stopping is None else _early(stopping, artifact)
+        early = None if stopping is None else _early(stopping, artifact)
+        return steps, epochs, _count(section, "keep"), monitor, early
     except MalformedError as error:
         raise DriverError(f"the run section of the spec cannot be used: {error}", ExitCode.USAGE) from error
 

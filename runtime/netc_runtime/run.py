@@ -22,7 +22,7 @@ class RunFolder:
     """The paths and the invariants of one run.
 
     artifact/, spec.yaml, metrics.jsonl, metrics.csv, checkpoints/step_N.safetensors, best, model.onnx, lock, and
-    init_from.json if it started from other weights.
+    init_from.json if it started from other weights, monitor.csv if the spec asks for it.
 
     "best" is the checkpoint with the best value on the test split of the metric that early stopping monitors; without
     one, with the largest value of the spec's first accuracy, or, without an accuracy, of its first mean_iou or else
@@ -39,6 +39,7 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.best = path / "best"
         self.model = path / "model.onnx"
+        self.monitor = path / "monitor.csv"
         self.resume_command = f"netc train --run {shlex.quote(str(path))} --resume"
 
     def how_to_continue(self) -> str:

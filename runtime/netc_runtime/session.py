@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import onnx
@@ -110,6 +110,13 @@ class Program(abc.ABC):
             return Interface.parse(parse_object(self.metadata.get("netc.interface", "")))
         except MalformedError as error:
             raise NotExportedError(self.path, "netc.interface") from error
+
+    @abc.abstractmethod
+    def peek(self, inputs: Mapping[str, Buffer], outputs: Sequence[TensorSpec]) -> list[Any]:
+        """Run once on buffers, which may be more than the inputs, and return the scalars `outputs`.
+
+        None of the memory that the run takes is kept, as far as the engine can. Raises DriverError (1) if it fails.
+        """
 
 
 def unreadable(path: Path) -> DamagedFileError:

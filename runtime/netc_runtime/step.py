@@ -64,11 +64,19 @@ class TrainingStep:
 
         Raises DriverError (1) if the engine fails; the state is then what it was before.
         """
-        for name, buffer in self._batch.items():
-            buffer.write(batch[name])
+        self._write(batch)
         self._bindings[self._current]()
         self._current, self._has_run = 1 - self._current, True
         return {name: float(buffer.host) for name, buffer in self._metrics.items()}
+
+    def next_inputs(self, batch: Mapping[str, Array]) -> dict[str, Buffer]:
+        """Return what the step on `batch` would read, in buffers that must not be written to."""
+        self._write(batch)
+        return self._sets[self._current] | self._batch
+
+    def _write(self, batch: Mapping[str, Array]) -> None:
+        for name, buffer in self._batch.items():
+            buffer.write(batch[name])
 
     def end_trace(self) -> Path:
         """Stop recording kernels and return ONNX Runtime's file of them; only with `trace`."""

@@ -22,6 +22,7 @@ from netc_runtime.events import EpochDone, Reporter, Started, StepDone, TrainRes
 from netc_runtime.interrupts import Interrupts, StopRequestedError
 from netc_runtime.judge import Judge
 from netc_runtime.metricslog import MetricsLog
+from netc_runtime.monitor import Monitor
 from netc_runtime.plan import Plan
 from netc_runtime.plateau import Plateau, Waiting
 from netc_runtime.population import Population
@@ -135,6 +136,8 @@ class _Session:
         self._totals = artifact.metrics_of("total")
         self._log = MetricsLog(run.path, self._averaged, self._evaluator.metric_names, rates)
         self._log.rewind(self._position)
+        self._monitor = Monitor(self._artifact, host, self._plan.monitor_every, run.monitor)
+        self._monitor.rewind(self._position.step)
 
     def _first_state(
         self, artifact: Artifact, resumed: Newest | None, warn: Callable[[str], None]
@@ -329,7 +332,8 @@ class _Session:
         """Make the next update, from one batch or several; return the means of the metrics."""
         sums, batches = dict[str, float](), 0
         metrics: Mapping[str, float] = {}
-        for indices, metrics in self._updates.update_after(self._position.step):
+        watch = self._monitor.watch(self._position.step + 1, self._position.epoch + 1)
+        for indices, metrics in self._updates.update_after(self._position.step, watch):
             if not all(math.isfinite(metrics[name]) for name in self._totals):
                 bad = [f"{name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]
                 self._diverged(bad, self._position.step + 1, indices)

@@ -1,6 +1,6 @@
 """The updates of a run: by which program each is made, from which samples, and the same ones once more."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TypeAlias
 
 import numpy as np
@@ -12,11 +12,13 @@ from netc_runtime.data.base import Source
 from netc_runtime.data.batches import gather, sample_count
 from netc_runtime.data.order import permutation
 from netc_runtime.plan import Plan
-from netc_runtime.session import Host
+from netc_runtime.session import Buffer, Host
 from netc_runtime.step import TrainingStep
 
 Indices: TypeAlias = npt.NDArray[np.intp]
 """Which samples of the training split a batch is made of."""
+Watch: TypeAlias = Callable[[str, Mapping[str, Buffer]], None]
+"""Told of a step that is about to be made: the key of its program, and the buffers of all its inputs."""
 
 
 class Updates:
@@ -76,10 +78,11 @@ class Updates:
         """The key of the program that makes the running phase's updates."""
         return self._stage.graph
 
-    def update_after(self, step: int) -> Iterator[tuple[Indices, dict[str, float]]]:
+    def update_after(self, step: int, watch: Watch | None = None) -> Iterator[tuple[Indices, dict[str, float]]]:
         """Make the update that follows `step` updates; yield each of its batches' samples and metrics, once it ran.
 
-        Raises DriverError (1) if the engine fails.
+        `watch` is called before the last of the batches, with which the parameters change. Raises DriverError (1) if
+        the engine fails.
         """
         if step == self._stage.end:
             self._enter_phase_after(step)
@@ -87,9 +90,13 @@ class Updates:
         order = self._order_of(epoch)
         inputs, size = self.artifact.graph(self.graph).inputs_of("batch"), self.artifact.batch_size
         first = cursor * self._plan.batch_size
-        for start in range(first, first + self._plan.batch_size, size):
+        end = first + self._plan.batch_size
+        for start in range(first, end, size):
             indices = order[start : start + size]
-            yield indices, self.program.run(gather(self._source.train, inputs, indices))
+            batch = gather(self._source.train, inputs, indices)
+            if watch is not None and start + size == end:
+                watch(self.graph, self.program.next_inputs(batch))
+            yield indices, self.program.run(batch)
 
     def _order_of(self, epoch: int) -> Indices:
         if self._order is None or self._order[0] != epoch:
