@@ -217,6 +217,12 @@ def test_the_mean_approaches_the_prediction_without_masks(tmp_path: Path) -> Non
     assert found.deviation == pytest.approx(float(np.sqrt(terms.sum() * 0.3 / 0.7)), rel=0.06)
 
 
+def test_a_layer_of_the_test_phase_alone_draws_too(tmp_path: Path) -> None:
+    """Training then has no seed of its own."""
+    run = trained(tmp_path, [{**DROP, "include": {"phase": "test"}}, IP, LOSS])
+    assert [found.deviation for found in sampled(run, ["test:0"], MASKS)] != [0]
+
+
 @pytest.mark.parametrize(
     ("masks", "seed", "sentence"),
     [
