@@ -31,7 +31,7 @@ from netc.spec.overrides import apply_override
 from netc.spec.text import parse_tree, read_tree
 
 SPECS = Path(__file__).parents[1] / "specs"
-SESSION_LIMIT = 120.0  # seconds that no session needs
+SESSION_LIMIT = 600.0  # seconds that no session needs
 START, STEP, EVALUATION, STATISTICS, HISTORY, WRITING = MOMENTS = (
     "start",
     "step",
