@@ -3,10 +3,10 @@
     python benchmarks/soak.py [--kills 100] [--seed 0] [--json results.json]
 
 Each session is a process of its own, which tells through one shared byte what it is doing: starting, training a step,
-evaluating, collecting population statistics, or writing a checkpoint. The kills are shared out over these moments: the
-soak waits until the session is there for the n-th time, a little longer, and kills. Runs are resumed until they finish;
-then the last checkpoint has to be the same bytes as that of a run that was never killed, and so has the history of
-metrics but for wall-clock times. Exits with 1 if a run ends otherwise.
+evaluating, collecting population statistics, writing metrics or a checkpoint. The kills are shared out over these
+moments: the soak waits until the session is there for the n-th time, a little longer, and kills. Runs are resumed until
+they finish; then the last checkpoint has to be the same bytes as that of a run that was never killed, and so has the
+history of metrics but for wall-clock times. Exits with 1 if a run ends otherwise.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,16 +31,17 @@ from netc.spec.overrides import apply_override
 from netc.spec.text import parse_tree, read_tree
 
 SPECS = Path(__file__).parents[1] / "specs"
-SESSION_LIMIT = 120.0  # seconds that no session needs
-START, STEP, EVALUATION, STATISTICS, WRITING = MOMENTS = (
+SESSION_LIMIT = 600.0  # seconds that no session needs
+START, STEP, EVALUATION, STATISTICS, HISTORY, WRITING = MOMENTS = (
     "start",
     "step",
     "evaluation",
     "population statistics",
-    "writing",
+    "writing metrics",
+    "writing a checkpoint",
 )
 # Seconds that a kill comes later than the beginning of a moment, at most.
-DELAYS = {START: 0.5, STEP: 0.2, EVALUATION: 0.02, STATISTICS: 0.02, WRITING: 0.004}
+DELAYS = {START: 0.5, STEP: 0.2, EVALUATION: 0.02, STATISTICS: 0.02, HISTORY: 0.002, WRITING: 0.004}
 ADAM_DROPOUT = """
 netc: 1
 name: adam_dropout
@@ -74,7 +75,31 @@ WORKLOADS = (
         "SGD with momentum and a side loss", "lenet_dsn", ("data.batch_size=128", "solver.max_epochs=4", "run.keep=1")
     ),
     Workload("Adam with dropout, two threads", ADAM_DROPOUT, ("run.evaluate_every.steps=50",), threads=2),
-    Workload("batch normalization and dropout", "lenet_bn_dropout", ("data.batch_size=128", "solver.max_epochs=3")),
+    Workload(
+        "batch normalization, dropout and accumulation",
+        "lenet_bn_dropout",
+        ("data.batch_size=32", "solver.iter_size=4", "solver.max_epochs=3", "run.evaluate_every.steps=7"),
+    ),
+    Workload(  # the rate falls after evaluations without an improvement
+        "plateau and average of weights",
+        ADAM_DROPOUT,
+        (
+            "solver.base_lr=0.02",
+            "solver.lr_policy={type: plateau, factor: 0.5, patience: 1, cooldown: 1, monitor: loss}",
+            "solver.weight_average=0.9",
+            "run.evaluate_every.steps=20",
+        ),
+    ),
+    Workload(  # long before the planned end
+        "early stopping",
+        ADAM_DROPOUT,
+        (
+            "solver.base_lr=0.02",
+            "solver.max_epochs=100",
+            "run.evaluate_every.steps=30",
+            "run.early_stopping={patience: 4, min_delta: 0.002, restore_best: true}",
+        ),
+    ),
     Workload(
         "population statistics",
         "resnet_tiny",
@@ -91,9 +116,15 @@ WORKLOADS = (
 
 @dataclass
 class Result:
-    """What happened to one workload: `kills` by moment, and runs that ended as they should."""
+    """What happened to one workload.
+
+    `kills` counts by moment, `wrong` lists what differed at the end of `runs` runs. `steps` and `rates`, the number of
+    different learning rates, are those of the run that was never killed.
+    """
 
     workload: str
+    steps: int = 0
+    rates: int = 0
     kills: dict[str, int] = field(default_factory=lambda: dict.fromkeys(MOMENTS, 0))
     runs: int = 0
     wrong: list[str] = field(default_factory=list)
@@ -126,6 +157,7 @@ def session(artifact: Path, run: Path, byte: Path, threads: int) -> None:
     """Start or resume a run in this process, telling in the file `byte` what it is doing and how often it was."""
     from netc_runtime.checkpoint import checkpoint_paths
     from netc_runtime.evaluate import Evaluator
+    from netc_runtime.metricslog import MetricsLog
     from netc_runtime.population import Population
     from netc_runtime.progress import make_reporter
     from netc_runtime.run import RunFolder
@@ -146,6 +178,7 @@ def session(artifact: Path, run: Path, byte: Path, threads: int) -> None:
         (TrainingStep, "run", STEP),
         (Evaluator, "metrics", EVALUATION),
         (Population, "statistics", STATISTICS),
+        (MetricsLog, "append", HISTORY),
         (RunFolder, "save", WRITING),
         (RunFolder, "install", WRITING),
     )
@@ -172,6 +205,8 @@ class Soak:
         while not self._train(whole, None):
             pass
         self._expected = _end(whole)
+        lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+        self.result.steps, self.result.rates = lines[-1]["step"], len({line["rates"]["lr"] for line in lines})
         self._run = folder / "run"
 
     def kill_once(self) -> None:
@@ -243,17 +278,15 @@ def _end(run: Path) -> dict[str, bytes]:
     }
 
 
-def soak(kills: int, seed: int, workloads: tuple[Workload, ...] = WORKLOADS) -> list[Result]:
-    """Share out so many kills over the workloads."""
-    results = []
+def soak(kills: int, seed: int, workloads: tuple[Workload, ...] = WORKLOADS) -> Iterator[Result]:
+    """Share out so many kills over the workloads; yield what happened to one after another."""
     for index, workload in enumerate(workloads):
         with tempfile.TemporaryDirectory(prefix="netc-soak-") as folder:
             one = Soak(workload, Path(folder), seed + index)
             for _ in range(kills // len(workloads) + (index < kills % len(workloads))):
                 one.kill_once()
             one.finish()
-            results.append(one.result)
-    return results
+        yield one.result
 
 
 def main() -> int:
@@ -267,12 +300,14 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="also write the results here")
     arguments = parser.parse_args()
     begun = time.monotonic()
-    results = soak(arguments.kills, arguments.seed)
-    for result in results:
+    results = []
+    for result in soak(arguments.kills, arguments.seed):
+        results.append(result)
         moments = ", ".join(f"{result.kills[moment]} at {moment}" for moment in MOMENTS if result.kills[moment])
         print(
             f"{result.workload}: {sum(result.kills.values())} kills ({moments}), {result.runs} runs finished, "
-            f"{len(result.wrong)} differences{''.join(f'; {wrong}' for wrong in result.wrong)}"
+            f"{len(result.wrong)} differences{''.join(f'; {wrong}' for wrong in result.wrong)}",
+            flush=True,
         )
     total = sum(sum(result.kills.values()) for result in results)
     print(f"{total} kills in {time.monotonic() - begun:.0f} s")

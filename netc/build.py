@@ -11,6 +11,7 @@ from netc.emit import Artifact, Entry, Program, monitor_graph, train_graphs
 from netc.errors import Diagnostic, SpecError, did_you_mean
 from netc.graph.verify import verify
 from netc.layers.base import Metric, Phase
+from netc.layers.context import DRAW
 from netc.monitor import append_statistics
 from netc.network import Count, Network, Term, lower
 from netc.phases import specs_of_phases
@@ -62,6 +63,12 @@ def build(loaded: Loaded, target: Target = "cpu", dtype: ir.DataType = FLOAT) ->
         state |= network.net.state
     if training.net.batch_statistics:
         programs["population"] = population_program(last, target, dtype)
+    if any(placed.layer.drops for placed in inference.placed):
+        sampling = lower(last, "test", last.spec.data.batch_size, objectives=False, dtype=dtype, sampled=True)
+        sample = sample_program(last, sampling, target, dtype)
+        if DRAW in (value.name for value in sample.graph.inputs):  # else no mask reaches an output
+            programs["sample"] = sample
+            state |= {name: tensor for name, tensor in sampling.net.state.items() if name not in state}
     averages = {tensor.filled_as: name for name, tensor in state.items() if tensor.role == "average"}
     for other in programs.values():
         use_averages(other, averages)
@@ -210,6 +217,20 @@ def population_program(loaded: Loaded, target: Target, dtype: ir.DataType) -> Pr
         net.g.output(f"{name}.batch", value)
         outputs[f"{name}.batch"] = {"role": "statistic", "feeds": name}
     return program(loaded, network, optimize_step(net.g.graph, target, dtype), outputs)
+
+
+def sample_program(loaded: Loaded, network: Network, target: Target, dtype: ir.DataType) -> Program:
+    """Return (state, batch, draw) -> outputs of the network in test mode, but with masks of dropout.
+
+    Their mean and deviation over many draws say how sure the network is (Gal & Ghahramani, 2016). Masks are drawn as in
+    training, with the number `draw` in the place of the step; they differ between the places of a batch, whose size is
+    fixed for that.
+    """
+    outputs = output_entries(network)
+    verify(network.net.g.graph, "lowering the layers for sampling")
+    sample = program(loaded, network, optimize_step(network.net.g.graph, target, dtype), outputs)
+    sample.inputs = {**sample.inputs, DRAW: {"role": "draw"}}
+    return sample
 
 
 def eval_program(loaded: Loaded, network: Network) -> Program:

@@ -88,6 +88,7 @@ def lower(
     batch_size: int | None,
     objectives: bool = True,
     dtype: ir.DataType = ir.DataType.FLOAT,
+    sampled: bool = False,
 ) -> Network:
     """Lower a spec.
 
@@ -97,16 +98,23 @@ def lower(
         batch_size: a number, or None for a symbolic batch axis.
         objectives: whether losses, metrics and sides take part.
         dtype: the floating-point type of the graph.
+        sampled: whether Dropout drops in the phase `test` too.
 
     Raises:
         SpecError: with every mistake of the spec that shows in this phase.
     """
-    return _Lowering(loaded, phase, batch_size, objectives, dtype).run()
+    return _Lowering(loaded, phase, batch_size, objectives, dtype, sampled).run()
 
 
 class _Lowering:
     def __init__(
-        self, loaded: Loaded, phase: Phase, batch_size: int | None, objectives: bool, dtype: ir.DataType
+        self,
+        loaded: Loaded,
+        phase: Phase,
+        batch_size: int | None,
+        objectives: bool,
+        dtype: ir.DataType,
+        sampled: bool,
     ) -> None:
         self._loaded, self._phase, self._objectives = loaded, phase, objectives
         self._axis: int | str = BATCH_AXIS if batch_size is None else batch_size
@@ -116,6 +124,7 @@ class _Lowering:
         self._net = Context(
             GraphBuilder(loaded.spec.name, dtype),
             phase,
+            sampled,
             random_seed=solver.random_seed,
             planned=solver.max_iter or 1,
             iter_size=solver.iter_size,

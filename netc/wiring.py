@@ -14,8 +14,8 @@ from netc.graph.builder import Part
 from netc.layers.base import Layer, Loss, Metric, Phase, Side
 from netc.spec.load import Loaded, Path, Unknown
 
-# Names of tensors that every step has beside the layers' own.
-RESERVED = {"step", "seed", "max_steps", "phase_start", "total", "lr"}
+# Names of tensors that programs have beside the layers' own.
+RESERVED = {"step", "seed", "max_steps", "phase_start", "draw", "total", "lr"}
 
 
 @dataclass(frozen=True)

@@ -234,7 +234,8 @@ SMALL = [*DIGITS, "resnet20_cifar", "squeezenet"]
 def test_compile(netc: Netc, name: str) -> None:
     out = netc("compile", name)
     assert out.startswith(f"compiled {name} to build/{name}: train.onnx ")
-    assert contents(f"build/{name}").keys() == ARTIFACT
+    sampled = {"sample.onnx"} if "type: Dropout" in (SPECS / f"{name}.yaml").read_text() else set()
+    assert contents(f"build/{name}").keys() == ARTIFACT | sampled
     for path in Path(f"build/{name}").glob("*.onnx"):
         onnx.checker.check_model(path, full_check=True)
 
@@ -412,6 +413,33 @@ def test_predict_arrays_and_images(netc: Netc, trained: Path) -> None:
     for p in predictions[1:]:
         assert p["probability"] == pytest.approx(predictions[0]["probability"], abs=0.02)
         assert p["truth"] is None
+
+
+def test_predict_with_dropout(command: Command, netc: Netc, trained: Path) -> None:
+    netc("train", "lenet_bn_dropout", "--run", "sampled", *SHORT)
+    options = ["predict", "sampled", "test:0-1", "--mc-dropout", "3"]
+    lines = netc(*options).splitlines()
+    assert [re.sub(r"\d\.\d{3}", "#", line).split()[2:5] for line in lines] == [["#", "+-", "#"]] * 2
+    found = json.loads(netc(*options, "--json"))
+    assert [one.keys() for one in found] == [
+        {"input", "index", "name", "probability", "truth", "truth_name", "deviation"}
+    ] * 2
+    assert found == json.loads(netc(*options, "--json", "--seed", "0", "--checkpoint", "best"))
+    assert found != json.loads(netc(*options, "--json", "--seed", "1"))
+    gone = "sampled/model.onnx is no run: dropout is gone from an exported model; name the run folder instead"
+    alone = "chooses what --mc-dropout samples: add --mc-dropout K, or leave it out"
+    for arguments, sentence in (
+        (["sampled/model.onnx", "test:0", "--mc-dropout", "3"], f"error: {gone}\n"),
+        (["sampled", "test:0", "--seed", "3"], f"error: --seed {alone}\n"),
+        (["sampled", "test:0", "--checkpoint", "best"], f"error: --checkpoint {alone}\n"),
+        (["none", "test:0", "--mc-dropout", "3"], "error: none does not exist; name a run folder"),
+        ([str(trained), "test:0", "--mc-dropout", "3"], f"error: {trained} has no dropout to sample: "),
+        (["sampled", "test:0", "--mc-dropout", "0"], "Usage: netc predict"),
+        (["sampled", "test:0", "--mc-dropout", "3", "-o", "maps"], "error: there are no class maps to write to maps"),
+    ):
+        code, out, err = command("predict", *arguments)
+        assert (code, out) == (2, "")
+        assert err.startswith(sentence)
 
 
 def test_predictions_agree_with_the_accuracy(netc: Netc, trained: Path) -> None:

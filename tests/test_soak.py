@@ -13,7 +13,10 @@ def test_killed_and_resumed(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     results = json.loads((tmp_path / "results").read_text())
-    assert [sum(result["kills"].values()) for result in results] == [2, 2, 1, 1]
     for result in results:
+        assert sum(result["kills"].values()) == 1
         assert result["wrong"] == []
         assert result["runs"] >= 1
+    found = {result["workload"]: result for result in results}
+    assert found["plateau and average of weights"]["rates"] > 1
+    assert found["early stopping"]["steps"] < 1000  # of 8900

@@ -157,6 +157,17 @@ def predict(
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Folder to write class maps to, as .npy files.")
     ] = None,
+    mc_dropout: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="K", help="Mean +- standard deviation over K masks of dropout; needs a run."),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, max=2**32 - 1, metavar="N", help="Seed of the masks; default that of the run."),
+    ] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="With --mc-dropout: last (the default), best, or the path of a checkpoint.")
+    ] = None,
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -167,14 +178,23 @@ def predict(
     from netc.arguments import data_overrides
     from netc_runtime.classmap import save_maps
     from netc_runtime.engines import cpu_device
+    from netc_runtime.mc_dropout import predict_with_dropout
     from netc_runtime.predict import predict as run_predict
     from netc_runtime.session import Host
 
-    file = model / "model.onnx" if model.is_dir() else model
-    if model.is_dir() and not file.is_file():
-        raise UsageError(f"{model} has no model.onnx; write one with: netc export {model}")
     data = data_overrides(overrides)
-    predictions = drive(lambda: run_predict(file, inputs, Host(cpu_device()), data))
+    host = Host(cpu_device())
+    if mc_dropout is None:
+        for option, value in (("--seed", seed), ("--checkpoint", checkpoint)):
+            if value is not None:
+                raise UsageError(f"{option} chooses what --mc-dropout samples: add --mc-dropout K, or leave it out")
+        predictions = drive(lambda: run_predict(_exported(model), inputs, host, data))
+    elif model.is_file():
+        raise UsageError(f"{model} is no run: dropout is gone from an exported model; name the run folder instead")
+    else:
+        predictions = drive(
+            lambda: predict_with_dropout(model, inputs, mc_dropout, seed, checkpoint or "last", host, data, warn)
+        )
     if out is not None:
         drive(lambda: save_maps(predictions, out))
     if as_json:
@@ -182,3 +202,12 @@ def predict(
         return
     for prediction in predictions:
         print(prediction.as_text())
+
+
+def _exported(model: Path) -> Path:
+    """Return the exported model that MODEL means: the file itself, or that of a run folder."""
+    if not model.is_dir():
+        return model
+    if not (model / "model.onnx").is_file():
+        raise UsageError(f"{model} has no model.onnx; write one with: netc export {model}")
+    return model / "model.onnx"

@@ -126,6 +126,8 @@ class Layer(Declared):
     # How the default weight filler looks ahead: a rectifier behind a layer asks for msra.
     rectifies: ClassVar[bool] = False
     passes_rectifier: ClassVar[bool] = False
+    # Whether it drops at random: while training, and when predictions are sampled.
+    drops: ClassVar[bool] = False
 
     @property
     def is_loss(self) -> bool:

@@ -12,6 +12,7 @@ from netc.layers.base import MAX_PARAMETERS, Layer, LayerError, ParamSpec, Phase
 from netc.layers.fillers import Constant, Filler, Msra, Xavier
 from netc.layers.tuning import Tuning
 
+DRAW = "draw"  # the graph input that numbers the draws of dropout in the phase test
 _PLAIN = ParamSpec()
 
 
@@ -58,6 +59,7 @@ class Context:
     Attributes:
         g: the graph.
         phase: `train` or `test`.
+        sampled: whether Dropout drops in the phase `test` too, keyed by the graph input `draw` instead of the step.
         random_seed: the first value of the seed.
         planned: the first value of the planned number of updates.
         iter_size: batches whose gradients make one update.
@@ -71,6 +73,7 @@ class Context:
 
     g: GraphBuilder
     phase: Phase
+    sampled: bool = False
     random_seed: int = 0
     planned: int = 1
     iter_size: int = 1
@@ -88,6 +91,11 @@ class Context:
     _warnings: list[str] = field(default_factory=list)
 
     # -- for layers --------------------------------------------------------------------------------------
+
+    @property
+    def drops(self) -> bool:
+        """Whether Dropout and its like drop, and do not stand for the mean of all masks."""
+        return self.phase == "train" or self.sampled
 
     def parameter(self, suffix: str, shape: list[int], filler: Filler) -> ir.Value:
         """Declare a learned tensor and return it: `LAYER.suffix`, or the one that the user's `param` names.
@@ -276,8 +284,8 @@ class Context:
 
     def _random(self) -> CounterRNG:
         if self._rng is None:
-            drawn = self.step()
-            if self.iter_size > 1:  # every batch of an update draws anew
+            drawn = self.g.input(DRAW, ir.DataType.INT64, ()) if self.sampled else self.step()
+            if self.iter_size > 1 and not self.sampled:  # every batch of an update draws anew
                 with self.g.origin(Origin("random", "keys")), self.g.arithmetic():
                     drawn = drawn * self.g.constant(np.array(self.iter_size, np.int64)) + self.micro_batch()
             self._rng = CounterRNG(self.g, self.seed(), drawn)

@@ -17,7 +17,8 @@ class Dropout(Layer):
     At test time the identity (inverted dropout; Srivastava et al., 2014, section 10). With `scale_at: test` kept units
     are not scaled and tests multiply by 1 - dropout_ratio instead (the paper's section 4, and Caffe before 2014). With
     `whole_channel` all of a channel is dropped together (Tompson et al., 2015). Masks are a pure function of seed,
-    step and the layer's name, so that a resumed run drops the same units.
+    step and the layer's name, so that a resumed run drops the same units. `netc predict --mc-dropout` drops as training
+    does (Gal & Ghahramani, 2016).
 
     Example: {type: Dropout, dropout_ratio: 0.25}
     """
@@ -31,6 +32,7 @@ class Dropout(Layer):
     """Whether the units of a channel are dropped together."""
 
     passes_rectifier: ClassVar[bool] = True
+    drops: ClassVar[bool] = True
 
     def lower(self, net: Context, *x: ir.Value) -> ir.Value:  # noqa: D102
         if self.whole_channel and len(shape_of(x[0])) < 3:
@@ -38,10 +40,10 @@ class Dropout(Layer):
                 f"whole_channel needs axes behind the channels, got {sample(x[0])} a sample; remove it", "whole_channel"
             )
         kept = 1.0 - self.dropout_ratio
-        if self.dropout_ratio == 0.0 or (net.phase == "test" and self.scale_at == "train"):
+        if self.dropout_ratio == 0.0 or (not net.drops and self.scale_at == "train"):
             return x[0]
         with net.g.arithmetic():
-            if net.phase == "test":
+            if not net.drops:
                 return x[0] * kept
             mask = net.keep(x[0], self.dropout_ratio, 2 if self.whole_channel else None)
             return x[0] * (mask if self.scale_at == "test" else mask * (1.0 / kept))
@@ -53,6 +55,7 @@ class StochasticDepth(Layer):
 
     Stands at the end of the branch, before the Eltwise that adds it. At test time the identity (Huang et al., 2016,
     with the scale at training). Decisions are a pure function of seed, step and the layer's name.
+    `netc predict --mc-dropout` drops as training does.
 
     Example:
         - {name: trunk, type: Convolution, num_output: 8, kernel_size: 3, pad: 1}
@@ -66,9 +69,10 @@ class StochasticDepth(Layer):
     """Probability that a sample's branch is dropped."""
 
     passes_rectifier: ClassVar[bool] = True
+    drops: ClassVar[bool] = True
 
     def lower(self, net: Context, *x: ir.Value) -> ir.Value:  # noqa: D102
-        if net.phase == "test" or self.drop_ratio == 0.0:
+        if not net.drops or self.drop_ratio == 0.0:
             return x[0]
         with net.g.arithmetic():
             return x[0] * (net.keep(x[0], self.drop_ratio, 1) * (1.0 / (1.0 - self.drop_ratio)))
@@ -78,7 +82,8 @@ class StochasticDepth(Layer):
 class GaussianNoise(Layer):
     """x + std n while training, with n from N(0, 1) for each element; at test time the identity (Bishop, 1995).
 
-    Noise is a pure function of seed, step and the layer's name.
+    Noise is a pure function of seed, step and the layer's name. It stands for noise in the data and not for what is
+    unknown of the weights, so that `netc predict --mc-dropout` leaves it out.
 
     Example: {type: GaussianNoise, std: 0.1}
     """

@@ -22,6 +22,8 @@ INITIAL_STATE = "init.safetensors"
 GRAPHS = ("train", "eval", "fold", "infer")
 POPULATION = "population"
 """The program of population statistics, which only an artifact with such statistics has."""
+SAMPLE = "sample"
+"""The program that draws masks of dropout for predictions, which only an artifact with dropout has."""
 COUNTING_KINDS = ("mean_iou", "class_accuracy", "confusion_matrix")
 """The kinds of metric that are made of a confusion matrix; those of a side begin with `SIDE`."""
 SIDE = "side_"
@@ -246,6 +248,7 @@ class Artifact:
         artifact._check_references()
         artifact._check_counts()
         artifact._check_population()
+        artifact._check_sample()
         return artifact
 
     def _check_phases(self) -> None:
@@ -275,7 +278,7 @@ class Artifact:
         if self.iter_size < 1:
             raise MalformedError(f'"iter_size" should be at least 1, not {self.iter_size}')
         training = [phase.graph for phase in self.phases]
-        for key in (*training, POPULATION) if self.has_population else training:
+        for key in (*training, *(key for key in (POPULATION, SAMPLE) if key in self.graphs)):
             for spec in self.graphs[key].inputs_of("batch"):
                 if spec.shape[:1] != (self.batch_size,):
                     raise MalformedError(
@@ -351,13 +354,27 @@ class Artifact:
         if len(graph.fed) != len(graph.outputs_of("statistic")):
             raise MalformedError(f"{POPULATION} feeds one statistic twice")
 
+    def _check_sample(self) -> None:
+        if SAMPLE not in self.graphs:
+            return
+        graph, infer = self.graphs[SAMPLE], self.graphs["infer"]
+        draws = [(spec.shape, spec.dtype) for spec in graph.inputs_of("draw")]
+        if draws != [((), "int64")]:
+            raise MalformedError(f"{SAMPLE} should take one scalar int64 of the role draw")
+        for what, own, theirs in (
+            ("takes", graph.inputs_of("batch"), infer.inputs_of("batch")),
+            ("gives", graph.outputs, infer.outputs),
+        ):
+            if [(s.name, s.sample_shape) for s in own] != [(s.name, s.sample_shape) for s in theirs]:
+                raise MalformedError(f"{SAMPLE} {what} something else than infer")
+
     @property
     def has_population(self) -> bool:
         """Whether statistics of the whole training split replace the running ones at the end of training."""
         return POPULATION in self.graphs
 
     def graph(self, key: str) -> Interface:
-        """Return the interface of a program: train, eval, fold, infer or population."""
+        """Return the interface of a program: train, eval, fold, infer, population or sample."""
         return self.graphs[key]
 
     def file(self, key: str) -> Path:

@@ -29,19 +29,30 @@ class ClassMap:
     """The most probable class at each position of one sample.
 
     `map` is [H, W] class indices; `shares` lists the classes that occur, largest first; `accuracy` is the part of the
-    sample's own labels, ignored ones aside, that the map agrees with, where they are known.
+    sample's own labels, ignored ones aside, that the map agrees with, where they are known. Over masks of dropout,
+    `deviations` is [H, W], the standard deviation of the probability of each position's class; else None.
     """
 
     input: str
     map: Array
     shares: tuple[ClassShare, ...]
     accuracy: float | None = None
+    deviations: Array | None = None
 
     @classmethod
     def of(
-        cls, name: str, scores: Array, classes: tuple[str, ...], truth: Array | None, ignored: Sequence[int]
+        cls,
+        name: str,
+        scores: Array,
+        classes: tuple[str, ...],
+        truth: Array | None,
+        ignored: Sequence[int],
+        deviations: Array | None = None,
     ) -> "ClassMap":
-        """Return the map of `scores` [classes, H, W]; `truth` is [H, W] labels, where `ignored` ones do not count."""
+        """Return the map of `scores` [classes, H, W].
+
+        `truth` is [H, W] labels, where `ignored` ones do not count; `deviations` are those of the scores.
+        """
         found = scores.argmax(axis=0)
         parts = np.bincount(found.ravel(), minlength=len(classes)) / found.size
         order = [int(index) for index in np.argsort(-parts, kind="stable") if parts[index]]
@@ -50,23 +61,28 @@ class ClassMap:
         if truth is not None:
             counts = ~np.isin(truth, list(ignored))
             agreement = float((found == truth)[counts].mean()) if counts.any() else None
-        return cls(name, found.astype(np.min_scalar_type(len(classes) - 1)), shares, agreement)
+        spread = None if deviations is None else np.take_along_axis(deviations, found[np.newaxis], axis=0)[0]
+        return cls(name, found.astype(np.min_scalar_type(len(classes) - 1)), shares, agreement, spread)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as plain data."""
-        return {**vars(self), "map": self.map.tolist(), "shares": [vars(share) for share in self.shares]}
+        """Return it as plain data; `deviations` are there if there are any."""
+        plain = {**vars(self), "map": self.map.tolist(), "shares": [vars(share) for share in self.shares]}
+        del plain["deviations"]
+        return plain if self.deviations is None else {**plain, "deviations": self.deviations.tolist()}
 
     def as_text(self) -> str:
         """Return it as one line."""
         listed = ", ".join(f"{share.name} {share.share:.3f}" for share in self.shares[:_SHOWN])
         more = f" and {len(self.shares) - _SHOWN} more" if len(self.shares) > _SHOWN else ""
         truth = "" if self.accuracy is None else f"  (accuracy {self.accuracy:.4f})"
-        return f"{self.input}  {shape_text(self.map.shape)}  {listed}{more}{truth}"
+        spread = "" if self.deviations is None else f"  +- {self.deviations.mean():.3f}"
+        return f"{self.input}  {shape_text(self.map.shape)}  {listed}{more}{spread}{truth}"
 
 
 def save_maps(predictions: Sequence[object], folder: Path) -> Mapping[str, Path]:
     """Write each class map to `folder` as a .npy file named after its input; return the paths by input.
 
+    Deviations go to files of the same names in `folder`/deviations, as float32.
     Raises DriverError: 2 if something else is predicted, 3 for a folder that cannot be written.
     """
     maps = [prediction for prediction in predictions if isinstance(prediction, ClassMap)]
@@ -83,11 +99,19 @@ def save_maps(predictions: Sequence[object], folder: Path) -> Mapping[str, Path]
         name = _file_name(one.input)
         taken = sum(_file_name(other) == name for other in paths)
         path = folder / (f"{name}.{taken + 1}.npy" if taken else f"{name}.npy")
-        content = BytesIO()
-        np.save(content, one.map, allow_pickle=False)
-        write_atomically(path, content.getvalue())
+        _save(one.map, path)
+        if one.deviations is not None:
+            with storage_errors("create", folder / "deviations"):
+                (folder / "deviations").mkdir(exist_ok=True)
+            _save(one.deviations.astype(np.float32), folder / "deviations" / path.name)
         paths[one.input] = path
     return paths
+
+
+def _save(array: Array, path: Path) -> None:
+    content = BytesIO()
+    np.save(content, array, allow_pickle=False)
+    write_atomically(path, content.getvalue())
 
 
 def _file_name(name: str) -> str:

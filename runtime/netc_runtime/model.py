@@ -65,15 +65,20 @@ class Model:
     @property
     def class_scores(self) -> TensorSpec:
         """The first output with scores of classes; raises DriverError (2) if there is none."""
-        for spec in self.outputs:
-            if classifies(spec):
-                return spec
-        shapes = ", ".join(f"{spec.name} {json.dumps(spec.shape)}" for spec in self.outputs)
-        raise DriverError(
-            f"{self.path} has no class scores: none of its outputs ({shapes}) scores the classes of a label input, as "
-            f"the bottom of a loss on labels does; run it with ONNX Runtime to see its outputs",
-            ExitCode.USAGE,
-        )
+        return class_scores(self.path, self.outputs)
+
+
+def class_scores(path: Path, outputs: Sequence[TensorSpec]) -> TensorSpec:
+    """Return the first output with scores of classes; raises DriverError (2) about the model `path` without one."""
+    for spec in outputs:
+        if classifies(spec):
+            return spec
+    shapes = ", ".join(f"{spec.name} {json.dumps(spec.shape)}" for spec in outputs)
+    raise DriverError(
+        f"{path} has no class scores: none of its outputs ({shapes}) scores the classes of a label input, as "
+        f"the bottom of a loss on labels does; run it with ONNX Runtime to see its outputs",
+        ExitCode.USAGE,
+    )
 
 
 def class_names(known: tuple[str, ...], outputs: Sequence[TensorSpec]) -> tuple[str, ...]:

@@ -27,7 +27,8 @@ _INDEX = re.compile(r"(train|test):(\d{1,12})(?:-(\d{1,12}))?")
 class Prediction:
     """The most probable class of one sample.
 
-    `probability` is between 0 and 1; `truth` and `truth_name` are the sample's own label where it is known.
+    `probability` is between 0 and 1; `truth` and `truth_name` are the sample's own label where it is known. Over masks
+    of dropout, `probability` is the mean and `deviation` the standard deviation; without masks that is None.
     """
 
     input: str
@@ -36,19 +37,25 @@ class Prediction:
     probability: float
     truth: int | None = None
     truth_name: str | None = None
+    deviation: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as plain data."""
-        return dict(vars(self))
+        """Return it as plain data; `deviation` is there if there is one."""
+        return {key: value for key, value in vars(self).items() if key != "deviation" or value is not None}
 
     def as_text(self) -> str:
         """Return it as one line."""
         verdict = "right" if self.truth == self.index else f"wrong, it is {self.truth_name}"
-        return f"{self.input}  {self.name}  {self.probability:.3f}" + ("" if self.truth is None else f"  ({verdict})")
+        spread = "" if self.deviation is None else f" +- {self.deviation:.3f}"
+        return f"{self.input}  {self.name}  {self.probability:.3f}{spread}" + (
+            "" if self.truth is None else f"  ({verdict})"
+        )
 
 
 @dataclass(frozen=True)
-class _Sample:
+class Sample:
+    """One raw sample: what the user calls it, its values, and its own label or map of labels where that is known."""
+
     input: str
     values: Array
     truth: Array | None = None
@@ -67,39 +74,59 @@ def predict(
     input that does not exist or does not fit, 1 for a damaged one, 3 for an image without Pillow.
     """
     loaded = Model(model, host or Host())
-    if len(loaded.inputs) != 1:
-        taken = ", ".join(spec.name for spec in loaded.inputs)
-        raise DriverError(f"{model} takes {len(loaded.inputs)} inputs ({taken}): predict feeds one", ExitCode.USAGE)
-    scores = loaded.class_scores
-    reader = _Reader(loaded.inputs[0], scores, {**loaded.data, **(data_overrides or {})}, loaded.value_range)
+    spec, scores = only_input(model, loaded.inputs), loaded.class_scores
+    reader = Reader(spec, scores, {**loaded.data, **(data_overrides or {})}, loaded.value_range)
     samples = [sample for given in inputs for sample in reader.read(given)]
     size = evaluation_size(loaded.inputs)
     predictions: list[Prediction | ClassMap] = []
     for start in range(0, len(samples), size):
         part = samples[start : start + size]
-        batch = np.stack([sample.values for sample in part]).astype(loaded.inputs[0].dtype)
-        result = loaded.program({loaded.inputs[0].name: batch}, (scores.name,))[scores.name]
-        if scores.activation == "logits" and result.ndim == 2:
-            result = _softmax(result)
-        names, ignored = loaded.classes, scores.ignored
+        batch = np.stack([sample.values for sample in part]).astype(spec.dtype)
+        result = loaded.program({spec.name: batch}, (scores.name,))[scores.name]
+        if result.ndim == 2:
+            result = probabilities(result, scores)
         for sample, own in zip(part, result, strict=True):
-            predictions.append(
-                _prediction(sample, own, names, ignored)
-                if own.ndim == 1
-                else ClassMap.of(sample.input, own, names, sample.truth, ignored)
-            )
+            predictions.append(described(sample, own, loaded.classes, scores.ignored))
     return predictions
 
 
-def _prediction(sample: _Sample, row: Array, names: tuple[str, ...], ignored: Sequence[int]) -> Prediction:
-    index = int(row.argmax())
-    truth = None if sample.truth is None else int(sample.truth)
-    if truth is None or truth in ignored:
-        return Prediction(sample.input, index, names[index], float(row[index]))
-    return Prediction(sample.input, index, names[index], float(row[index]), truth, _name(names, truth))
+def only_input(model: Path, inputs: Sequence[TensorSpec]) -> TensorSpec:
+    """Return the input that samples are fed to; raises DriverError (2) if there are several."""
+    if len(inputs) != 1:
+        taken = ", ".join(spec.name for spec in inputs)
+        raise DriverError(f"{model} takes {len(inputs)} inputs ({taken}): predict feeds one", ExitCode.USAGE)
+    return inputs[0]
 
 
-class _Reader:
+def probabilities(result: Array, scores: TensorSpec) -> Array:
+    """Return what an output [n, classes, ...] means: logits after a softmax over the classes, all else as it is."""
+    if scores.activation != "logits":
+        return result
+    powers = np.exp(result - result.max(axis=1, keepdims=True))
+    shares: Array = powers / powers.sum(axis=1, keepdims=True)
+    return shares
+
+
+def described(
+    sample: Sample, values: Array, names: tuple[str, ...], ignored: Sequence[int], deviations: Array | None = None
+) -> Prediction | ClassMap:
+    """Return what `values` [classes] or [classes, H, W] say of a sample, with their deviations over masks if any."""
+    if values.ndim > 1:
+        return ClassMap.of(sample.input, values, names, sample.truth, ignored, deviations)
+    index = int(values.argmax())
+    truth = None if sample.truth is None or int(sample.truth) in ignored else int(sample.truth)
+    return Prediction(
+        sample.input,
+        index,
+        names[index],
+        float(values[index]),
+        truth,
+        None if truth is None else _name(names, truth),
+        None if deviations is None else float(deviations[index]),
+    )
+
+
+class Reader:
     """Turns what the user names into raw samples of the model's input; opens the data only if an index asks."""
 
     def __init__(
@@ -111,7 +138,8 @@ class _Reader:
         self._data = data
         self._source: Source | None = None
 
-    def read(self, name: str) -> Iterator[_Sample]:
+    def read(self, name: str) -> Iterator[Sample]:
+        """Yield the samples that `name` stands for; raises DriverError as `predict` says."""
         match = _INDEX.fullmatch(name)
         if match:
             yield from self._from_source(match[1], int(match[2]), int(match[3] or match[2]))
@@ -123,9 +151,9 @@ class _Reader:
         elif name.endswith(".npy"):
             yield from self._from_array(Path(name))
         else:
-            yield _Sample(name, read_image(Path(name), self._spec.sample_shape, *self._value_range))
+            yield Sample(name, read_image(Path(name), self._spec.sample_shape, *self._value_range))
 
-    def _from_source(self, part: str, first: int, last: int) -> Iterator[_Sample]:
+    def _from_source(self, part: str, first: int, last: int) -> Iterator[Sample]:
         if self._source is None:
             self._source = open_source(self._data)
             check_fit(self._source, (self._spec,))
@@ -141,9 +169,9 @@ class _Reader:
             )
         values, labels = split[self._spec.field or self._spec.name], labels_of(split, self._scores)
         for index in range(first, last + 1):
-            yield _Sample(f"{part}:{index}", values[index], None if labels is None else labels[index])
+            yield Sample(f"{part}:{index}", values[index], None if labels is None else labels[index])
 
-    def _from_array(self, path: Path) -> Iterator[_Sample]:
+    def _from_array(self, path: Path) -> Iterator[Sample]:
         array, sample = map_array(path), self._spec.sample_shape
         plain = sample[1:] if sample[:1] == (1,) else sample  # a grey image may leave out its channel
         single = array.shape in (sample, plain)
@@ -161,15 +189,9 @@ class _Reader:
         if bad is not None:
             raise DriverError(f"sample {bad} of {path} has a value that is not finite")
         for index, values in enumerate(batch):
-            yield _Sample(str(path) if single else f"{path}[{index}]", values)
+            yield Sample(str(path) if single else f"{path}[{index}]", values)
 
 
 def _name(names: tuple[str, ...], index: int) -> str:
     # The data may have labels that the model has no class for.
     return names[index] if 0 <= index < len(names) else str(index)
-
-
-def _softmax(scores: Array) -> Array:
-    powers = np.exp(scores - scores.max(axis=1, keepdims=True))
-    result: Array = powers / powers.sum(axis=1, keepdims=True)
-    return result
