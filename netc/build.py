@@ -53,7 +53,7 @@ def build(loaded: Loaded, target: Target = "cpu", dtype: ir.DataType = FLOAT) ->
     inference = lower(last, "test", None, objectives=False, dtype=dtype)
     state = training.net.state | testing.net.state
     names = train_graphs(len(lowered.specs))
-    trains = [train_program(*each, target, dtype) for each in zip(lowered.specs, lowered.training, strict=True)]
+    trains = train_programs(lowered, target, dtype)
     for network in reversed(lowered.training):
         state |= network.net.state
     programs = {"train": trains[-1], "eval": eval_program(last, testing), **inference_programs(last, inference)}
@@ -162,6 +162,12 @@ def _check_early_stopping(loaded: Loaded, training: Network, testing: Network) -
             "none; set restore_best: false, or statistics: moving_average of BatchNorm"
         )
         raise SpecError([loaded.at((*place, "restore_best"), message)])
+
+
+@_collector_paused()
+def train_programs(lowered: Lowered, target: Target, dtype: ir.DataType = FLOAT) -> list[Program]:
+    """Return the training program of every phase."""
+    return [train_program(*each, target, dtype) for each in zip(lowered.specs, lowered.training, strict=True)]
 
 
 def train_program(loaded: Loaded, network: Network, target: Target, dtype: ir.DataType) -> Program:
@@ -274,9 +280,8 @@ def program(loaded: Loaded, network: Network, graph: ir.Graph, outputs: dict[str
 
 def used(program: Program) -> Program:
     """Drop the inputs that nobody reads."""
-    for value in list(program.graph.inputs):
-        if not value.uses() and not value.is_graph_output():
-            program.graph.inputs.remove(value)
+    inputs = program.graph.inputs
+    inputs[:] = [value for value in inputs if value.uses() or value.is_graph_output()]
     return program
 
 
