@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
@@ -85,10 +86,14 @@ def compile_spec(spec: str, overrides: Sequence[str], target: str = "cpu", need_
     return artifact
 
 
-def summarize_spec(spec: str, overrides: Sequence[str]) -> "Summary":
-    """Report every mistake that compiling reports, without building programs, and return the table of the spec."""
+def summarize_spec(spec: str, overrides: Sequence[str], memory: bool = False) -> "Summary":
+    """Report every mistake that compiling reports, without building programs, and return the table of the spec.
+
+    With `memory`, build the training programs and say what the step of the largest holds.
+    """
     from netc.arguments import read_spec
-    from netc.build import lower_phases
+    from netc.build import lower_phases, train_programs
+    from netc.memory import step_memory
     from netc.summary import summarize
 
     loaded = read_spec(spec, overrides)
@@ -96,7 +101,11 @@ def summarize_spec(spec: str, overrides: Sequence[str]) -> "Summary":
     training, testing = lowered.training[-1], lowered.testing
     for warning in [*training.warnings, *_missing_data(loaded)]:
         warn(str(warning))
-    return summarize(loaded.spec, training, (training.net.state | testing.net.state).values())
+    summary = summarize(loaded.spec, training, (training.net.state | testing.net.state).values())
+    if not memory:
+        return summary
+    steps = [step_memory(program) for program in train_programs(lowered, "cpu")]
+    return replace(summary, step_memory=max(steps, key=lambda step: step.total))
 
 
 def _with_data_problems(loaded: "Loaded", need_data: bool, compile_: Callable[[], Compiled]) -> Compiled:

@@ -85,6 +85,9 @@ class Program:
         options = self.ort.SessionOptions()
         options.intra_op_num_threads = host.thread_count
         options.log_severity_level = _ERRORS_ONLY
+        # With a pattern the second run takes one block for all tensors, while those of the first run are kept: double
+        # the memory of a training step.
+        options.enable_mem_pattern = False
         providers = _providers(self.ort, host.device)
         content = content or read_bounded(path, _LIMIT)
         _refuse_external_data(path, content)
