@@ -3,12 +3,11 @@
 import json
 
 import numpy as np
-import onnx_ir as ir
 import pytest
 from typer.testing import CliRunner
 
 from netc.arena import ALIGNMENT, FIRST_REGION, Arena
-from netc.build import build
+from netc.build import build, lower_phases, train_programs
 from netc.cli import app
 from netc.graph import GraphBuilder
 from netc.memory import step_memory, working_bytes
@@ -106,7 +105,6 @@ def test_graphs_grow_in_proportion_to_depth() -> None:
     """Each further block adds the same nodes to the training program, however deep the network is."""
     counts: list[int] = []
     for repeat in (2, 3, 4):
-        artifact = build(loaded("resnet20_cifar", f"layers.conv2.repeat={repeat}"))
-        graph: ir.Graph = artifact.programs["train"].graph
-        counts.append(graph.num_nodes())
+        [program] = train_programs(lower_phases(loaded("resnet20_cifar", f"layers.conv2.repeat={repeat}")), "cpu")
+        counts.append(program.graph.num_nodes())
     assert counts[2] - counts[1] == counts[1] - counts[0] > 0
