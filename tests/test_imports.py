@@ -30,6 +30,8 @@ ROOMS = (
     "rewrite",
     "emit",
     "build",
+    "arena",
+    "memory",
     "summary",
     "zoo",
     "schema",
