@@ -16,7 +16,8 @@ from netc.monitor import append_statistics
 from netc.network import Count, Network, Term, lower
 from netc.phases import specs_of_phases
 from netc.rewrite.fold import fold_batch_normalization, split
-from netc.rewrite.passes import Target, clean, optimize_step
+from netc.rewrite.lowerings import Lowerings
+from netc.rewrite.passes import Platform, Target, clean, optimize_step
 from netc.solver.policies import Plateau
 from netc.solver.step import Step, append_update
 from netc.spec.load import Loaded
@@ -38,17 +39,22 @@ def _collector_paused() -> Iterator[None]:
 
 
 @_collector_paused()
-def build(loaded: Loaded, target: Target = "cpu", dtype: ir.DataType = FLOAT) -> Artifact:
+def build(
+    loaded: Loaded, target: Target = "cpu", dtype: ir.DataType = FLOAT, lowerings: Lowerings | None = None
+) -> Artifact:
     """Compile a spec.
 
     Args:
         loaded: a validated spec.
-        target: the engine that lowerings are chosen for; the graphs run on every one.
+        target: the engine that lowerings are chosen for. The graphs are plain ONNX whatever it is, but a step for `cpu`
+            may hold BatchNormalization in training mode, which only CPUs run.
         dtype: the floating-point type; tests build in DOUBLE.
+        lowerings: which lowering each place takes, where it is not the usual one.
 
     Raises:
         SpecError: with all mistakes of the spec.
     """
+    platform = Platform(target, dtype, lowerings or Lowerings())
     lowered = lower_phases(loaded, dtype)
     last = lowered.specs[-1]
     training, testing = lowered.training[-1], lowered.testing
@@ -56,16 +62,14 @@ def build(loaded: Loaded, target: Target = "cpu", dtype: ir.DataType = FLOAT) ->
     state = training.net.state | testing.net.state
     programs = {"eval": eval_program(last, testing), **inference_programs(last, inference)}
     steps: dict[str, Program] = {}
-    names = train_graphs(len(lowered.specs))
-    for name, spec, network in zip(names, lowered.specs, lowered.training, strict=True):
-        steps |= step_programs(name, spec, network, target, dtype)
+    steps = step_programs(lowered, platform)
     for network in reversed(lowered.training):
         state |= network.net.state
     if training.net.batch_statistics:
-        programs["population"] = population_program(last, target, dtype)
+        programs["population"] = population_program(last, platform)
     if any(placed.layer.drops for placed in inference.placed):
         sampling = lower(last, "test", last.spec.data.batch_size, objectives=False, dtype=dtype, sampled=True)
-        sample = sample_program(last, sampling, target, dtype)
+        sample = sample_program(last, sampling, platform)
         if DRAW in (value.name for value in sample.graph.inputs):  # else no mask reaches an output
             programs["sample"] = sample
             state |= {name: tensor for name, tensor in sampling.net.state.items() if name not in state}
@@ -175,24 +179,26 @@ def _check_early_stopping(loaded: Loaded, training: Network, testing: Network) -
         raise SpecError([loaded.at((*place, "restore_best"), message)])
 
 
-def step_programs(
-    name: str, loaded: Loaded, network: Network, target: Target, dtype: ir.DataType
-) -> dict[str, Program]:
-    """Return the training program `name` and, if the run is monitored, the one that monitors it."""
-    graph = network.net.g.graph
-    verify(graph, "lowering the layers")
-    step = append_update(network.net, loaded.spec.solver, network.terms[0].mean.value)
-    verify(graph, "differentiation and update")
-    programs = {name: train_program(loaded, network, step, target, dtype)}
-    if loaded.spec.run.monitor_every is not None:
-        graph.outputs.clear()
-        outputs = append_statistics(network, step)
-        verify(graph, "the statistics of a step")
-        programs[monitor_graph(name)] = program(loaded, network, optimize_step(graph, target, dtype), outputs)
+@_collector_paused()
+def step_programs(lowered: Lowered, platform: Platform) -> dict[str, Program]:
+    """Return the training program of every phase and, if the run is monitored, those that monitor them."""
+    programs: dict[str, Program] = {}
+    names = train_graphs(len(lowered.specs))
+    for name, loaded, network in zip(names, lowered.specs, lowered.training, strict=True):
+        graph = network.net.g.graph
+        verify(graph, "lowering the layers")
+        step = append_update(network.net, loaded.spec.solver, network.terms[0].mean.value)
+        verify(graph, "differentiation and update")
+        programs[name] = train_program(loaded, network, step, platform)
+        if loaded.spec.run.monitor_every is not None:
+            graph.outputs.clear()
+            outputs = append_statistics(network, step)
+            verify(graph, "the statistics of a step")
+            programs[monitor_graph(name)] = program(loaded, network, optimize_step(graph, platform), outputs)
     return programs
 
 
-def train_program(loaded: Loaded, network: Network, step: Step, target: Target, dtype: ir.DataType) -> Program:
+def train_program(loaded: Loaded, network: Network, step: Step, platform: Platform) -> Program:
     """Return (state, batch) -> (next state, metrics)."""
     net, outputs = network.net, dict[str, Entry]()
     for name, value in net.updates.items():
@@ -203,23 +209,23 @@ def train_program(loaded: Loaded, network: Network, step: Step, target: Target, 
         outputs[term.name] = {"role": "metric"}
     net.g.output("lr", step.rate)
     outputs["lr"] = {"role": "metric"}
-    return program(loaded, network, optimize_step(net.g.graph, target, dtype), outputs)
+    return program(loaded, network, optimize_step(net.g.graph, platform), outputs)
 
 
-def population_program(loaded: Loaded, target: Target, dtype: ir.DataType) -> Program:
+def population_program(loaded: Loaded, platform: Platform) -> Program:
     """Return (state, batch) -> the statistics of this batch whose averages replace those of the state after training.
 
     Batches are normalised as in training (Ioffe & Szegedy, 2015, Algorithm 2).
     """
-    network = lower(loaded, "train", loaded.spec.data.batch_size, dtype=dtype)
+    network = lower(loaded, "train", loaded.spec.data.batch_size, dtype=platform.dtype)
     net, outputs = network.net, dict[str, Entry]()
     for name, value in net.batch_statistics.items():
         net.g.output(f"{name}.batch", value)
         outputs[f"{name}.batch"] = {"role": "statistic", "feeds": name}
-    return program(loaded, network, optimize_step(net.g.graph, target, dtype), outputs)
+    return program(loaded, network, optimize_step(net.g.graph, platform), outputs)
 
 
-def sample_program(loaded: Loaded, network: Network, target: Target, dtype: ir.DataType) -> Program:
+def sample_program(loaded: Loaded, network: Network, platform: Platform) -> Program:
     """Return (state, batch, draw) -> outputs of the network in test mode, but with masks of dropout.
 
     Their mean and deviation over many draws say how sure the network is (Gal & Ghahramani, 2016). Masks are drawn as in
@@ -228,7 +234,7 @@ def sample_program(loaded: Loaded, network: Network, target: Target, dtype: ir.D
     """
     outputs = output_entries(network)
     verify(network.net.g.graph, "lowering the layers for sampling")
-    sample = program(loaded, network, optimize_step(network.net.g.graph, target, dtype), outputs)
+    sample = program(loaded, network, optimize_step(network.net.g.graph, platform), outputs)
     sample.inputs = {**sample.inputs, DRAW: {"role": "draw"}}
     return sample
 
@@ -312,9 +318,8 @@ def program(loaded: Loaded, network: Network, graph: ir.Graph, outputs: dict[str
 
 def used(program: Program) -> Program:
     """Drop the inputs that nobody reads."""
-    for value in list(program.graph.inputs):
-        if not value.uses() and not value.is_graph_output():
-            program.graph.inputs.remove(value)
+    inputs = program.graph.inputs
+    inputs[:] = [value for value in inputs if value.uses() or value.is_graph_output()]
     return program
 
 

@@ -9,6 +9,7 @@ import onnx_ir as ir
 from netc.graph import Site, shape_of
 from netc.layers.base import sample
 from netc.layers.context import StateTensor
+from netc.memory import StepMemory, size
 from netc.network import Network
 from netc.spec.model import NetSpec
 
@@ -33,7 +34,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Summary:
-    """All layers of a network in order, and their totals."""
+    """All layers of a network in order, and their totals; `step_memory` only where the training program was built."""
 
     name: str
     rows: list[Row]
@@ -42,6 +43,7 @@ class Summary:
     activation_bytes: int
     batch_size: int
     warnings: list[str]
+    step_memory: StepMemory | None = None
 
     def as_dict(self) -> dict[str, object]:
         """Return plain data for JSON."""
@@ -76,6 +78,10 @@ class Summary:
             console = Console(width=Measurement.get(console, console.options.update(max_width=1000), table).maximum)
         console.print(table)
         print(f"{self.name}: {len(shown)} layers, {self.parameters:,} parameters")
+        if self.step_memory is not None:
+            memory = self.step_memory
+            parts = f"{_bytes(memory.working)} working, {_bytes(memory.state)} state, {_bytes(memory.batch)} batch"
+            print(f"a training step holds {_bytes(memory.total)}: {parts}")
 
 
 def summarize(spec: NetSpec, network: Network, state: Iterable[StateTensor]) -> Summary:
@@ -103,7 +109,7 @@ def summarize(spec: NetSpec, network: Network, state: Iterable[StateTensor]) -> 
                 parameters.get(name, 0),
                 products.get(name, 0),
                 # A layer that passes its bottom on, such as Dropout at test time, keeps nothing of its own.
-                sum(_size(top) for top in tops if top not in seen),
+                sum(size(top) for top in tops if top not in seen),
                 placed.is_companion,
             )
         )
@@ -136,10 +142,6 @@ def multiply_adds(node: ir.Node) -> int:
 
 def _count(value: ir.Value) -> int:
     return prod(int(n) for n in shape_of(value))
-
-
-def _size(value: ir.Value) -> int:
-    return _count(value) * (value.dtype or ir.DataType.FLOAT).numpy().itemsize
 
 
 def _bytes(count: int) -> str:

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import onnx_ir as ir
 
-from netc.rewrite.passes import Target, optimize_step
+from netc.rewrite.passes import Platform, Target, optimize_step
 from tests.oracle import PLAIN, Arrays, direction_error, ort_runner, reference_runner, to_model
 
 
@@ -24,7 +24,7 @@ def seed_of(row: Row) -> int:
 
 def in_ort(graph: ir.Graph, feed: Arrays, target: Target = PLAIN) -> Arrays:
     """Run the graph of a step in ONNX Runtime, in float32 and with the lowerings of a target."""
-    return ort_runner(to_model(optimize_step(graph, target), target=target))(feed)
+    return ort_runner(to_model(optimize_step(graph, Platform(target)), target=target))(feed)
 
 
 def slope_error(graph: ir.Graph, feed: Arrays, wrt: Sequence[str], row: Row) -> float:

@@ -13,7 +13,7 @@ from netc.graph import GraphBuilder, Origin, Site, constant_value, shape_of
 from netc.graph.builder import OPSET
 from netc.graph.rules import FORBIDDEN, broken_rule
 from netc.graph.verify import VerificationError, verify
-from netc.rewrite.passes import clean, optimize_step
+from netc.rewrite.passes import Platform, clean, optimize_step
 from netc.rewrite.replay import Rules, replay
 from tests.oracle import FLOAT32, PLAIN, TARGETS, Arrays, ort_runner, to_model, worst
 
@@ -253,7 +253,11 @@ X = np.array([[0.5, -1.0, 2.0], [0.0, 3.0, -0.25]])
 
 @pytest.mark.parametrize(
     "rewrite",
-    [lambda graph: replay(graph, {}).graph, clean, *(partial(optimize_step, target=target) for target in TARGETS)],
+    [
+        lambda graph: replay(graph, {}).graph,
+        clean,
+        *(partial(optimize_step, platform=Platform(target)) for target in TARGETS),
+    ],
     ids=["replay", "clean", *TARGETS],
 )
 def test_rewrites_keep_interface_and_meaning(rewrite: Callable[[ir.Graph], ir.Graph]) -> None:
@@ -313,4 +317,4 @@ def test_expanding_batch_normalization_needs_statistics_of_the_batch() -> None:
     x = g.input("x", FLOAT, [4, 2])
     g.output("y", g.ops("BatchNormalization", x, *[np.ones(2, np.float32)] * 4, num_outputs=3, training_mode=1)[0])
     with pytest.raises(AssertionError, match="momentum 0"):
-        optimize_step(g.graph, PLAIN)
+        optimize_step(g.graph, Platform(PLAIN))

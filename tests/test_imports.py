@@ -31,6 +31,8 @@ ROOMS = (
     "rewrite",
     "emit",
     "build",
+    "arena",
+    "memory",
     "summary",
     "zoo",
     "schema",

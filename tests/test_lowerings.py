@@ -11,7 +11,7 @@ from netc import rewrite
 from netc.grad.engine import gradients
 from netc.grad.table import VJP
 from netc.graph import GraphBuilder, shape_of
-from netc.rewrite.passes import optimize_step
+from netc.rewrite.passes import Platform, optimize_step
 from tests.oracle import PLAIN, Arrays, error
 from tests.runs import in_ort
 
@@ -38,7 +38,7 @@ def both(forward: Forward, x: tuple[int, ...], w: tuple[int, ...], image: np.nda
 
 
 def operators(forward: Forward, x: tuple[int, ...], w: tuple[int, ...]) -> set[str]:
-    return {node.op_type for node in optimize_step(step(forward, x, w), "cpu")}
+    return {node.op_type for node in optimize_step(step(forward, x, w), Platform("cpu"))}
 
 
 def conv(**attributes: object) -> Forward:
@@ -68,7 +68,7 @@ def test_the_weight_gradient_is_interleaved() -> None:
     forward, x, w = CONVOLUTIONS["strided"]
     dilations = [
         node.attributes["dilations"].as_ints()
-        for node in optimize_step(step(forward, x, w), "cpu")
+        for node in optimize_step(step(forward, x, w), Platform("cpu"))
         if node.op_type == "Conv" and "grad" in str(node.name)
     ]
     assert dilations == [(2, 2 * x[1])]
@@ -84,7 +84,7 @@ def test_the_weight_gradient_is_interleaved() -> None:
     ],
 )
 def test_the_interleaving_declines(reason: str, forward: Forward, x: tuple[int, ...], w: tuple[int, ...]) -> None:
-    for node in optimize_step(step(forward, x, w), "cpu"):
+    for node in optimize_step(step(forward, x, w), Platform("cpu")):
         if node.op_type == "Reshape":
             assert node.outputs[0].shape != ir.Shape([1, x[0], *x[2:-1], x[-1] * x[1]]), reason
     plain, fast = both(forward, x, w)
@@ -141,7 +141,7 @@ def twice(g: GraphBuilder, x: ir.Value, scale: ir.Value) -> ir.Value:
 
 
 def trained(forward: Forward, x: tuple[int, ...]) -> list[ir.Node]:
-    graph = optimize_step(step(forward, x, x[1:2]), "cpu")
+    graph = optimize_step(step(forward, x, x[1:2]), Platform("cpu"))
     return [n for n in graph if n.op_type == "BatchNormalization" and "training_mode" in n.attributes]
 
 
@@ -164,14 +164,16 @@ def test_batch_normalization_with_a_shared_scale_is_expanded() -> None:
 
 def test_scale_and_shift_of_channels_are_one_pass() -> None:
     x = (3, 4, 5, 2)
-    fused = [n for n in optimize_step(step(norm, x, x[1:2]), "cpu") if n.attributes.get("epsilon") is not None]
+    fused = [
+        n for n in optimize_step(step(norm, x, x[1:2]), Platform("cpu")) if n.attributes.get("epsilon") is not None
+    ]
     assert [n.attributes["epsilon"].as_float() for n in fused][1:] == [0.0]
     assert fused[1].metadata_props["netc.rewrite"] == "channel_affine"
 
 
 def test_nodes_name_the_file_of_the_rule_that_placed_them() -> None:
     forward, x, w = CONVOLUTIONS["padded"]
-    nodes = optimize_step(step(forward, x, w), "cpu")
+    nodes = optimize_step(step(forward, x, w), Platform("cpu"))
     files = {node.metadata_props.get("netc.rewrite", "") for node in nodes}
     assert files == {"", "weight_gradient", "input_gradient"}
     for file in files - {""}:

@@ -7,7 +7,7 @@ import pytest
 
 from netc.graph import GraphBuilder
 from netc.graph.counter_rng import CounterRNG
-from netc.rewrite.passes import Target, optimize_step
+from netc.rewrite.passes import Platform, Target, optimize_step
 from tests.numpy_rng import keep_mask, random_bits
 from tests.oracle import Arrays, error, ort_runner, to_model
 from tests.test_lowerings import Forward, conv, pool, step
@@ -19,13 +19,13 @@ def both(forward: Forward, x: np.ndarray, w: tuple[int, ...]) -> tuple[Arrays, A
     """Run the plain lowering and that for OpenVINO on the same numbers."""
     feed = {"x": x, "w": np.random.default_rng(SEED).standard_normal(w)}
     targets: tuple[Target, Target] = ("cuda", "openvino")
-    plain, fast = (ort_runner(to_model(optimize_step(step(forward, x.shape, w), t)))(feed) for t in targets)
+    plain, fast = (ort_runner(to_model(optimize_step(step(forward, x.shape, w), Platform(t))))(feed) for t in targets)
     return plain, fast
 
 
 def groups(forward: Forward, x: tuple[int, ...], w: tuple[int, ...]) -> set[int]:
     """Return the groups of the convolutions in the lowering for OpenVINO."""
-    nodes = optimize_step(step(forward, x, w), "openvino")
+    nodes = optimize_step(step(forward, x, w), Platform("openvino"))
     return {node.attributes["group"].as_int() for node in nodes if "group" in node.attributes}
 
 
@@ -95,7 +95,7 @@ def test_pooling_that_keeps_its_indices() -> None:
 
 
 def operators(attributes: dict[str, list[int]], x: tuple[int, ...]) -> set[str]:
-    return {node.op_type for node in optimize_step(step(pool(**attributes), x, (1,)), "openvino")}
+    return {node.op_type for node in optimize_step(step(pool(**attributes), x, (1,)), Platform("openvino"))}
 
 
 THRESHOLDS = (0, 1, 2**31 - 1, 2**31, 2**31 + 1, 2**32 - 1, 0x80000100, 0x7FFFFF00)
@@ -109,7 +109,7 @@ def bits_against_thresholds() -> ir.Graph:
     for threshold in THRESHOLDS:
         g.output(f"at least {threshold}", g.GreaterOrEqual(u, g.constant(np.array(threshold, np.uint32))))
     g.output("half", g.Cast(g.Div(u, g.constant(np.array(65536, np.uint32))), to=ir.DataType.FLOAT))
-    return optimize_step(g.graph, "openvino")
+    return optimize_step(g.graph, Platform("openvino"))
 
 
 def numbers() -> np.ndarray:
@@ -132,7 +132,7 @@ def draws() -> ir.Graph:
     rng = CounterRNG(g, seed, count)
     g.output("mask", rng.keep("drop", (5, 7, 3), 0.4))
     g.output("noise", rng.normal("noise", (9, 4)))
-    return optimize_step(g.graph, "openvino")
+    return optimize_step(g.graph, Platform("openvino"))
 
 
 def test_signed_arithmetic_is_exact_at_every_threshold() -> None:

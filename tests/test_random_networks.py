@@ -22,7 +22,7 @@ from netc.layers import LAYERS
 from netc.layers.base import Layer, Metric
 from netc.layers.context import StateTensor
 from netc.network import lower
-from netc.rewrite.passes import Target, optimize_step
+from netc.rewrite.passes import Platform, Target, optimize_step
 from netc.spec.load import Loaded, load
 from netc.spec.text import parse_tree
 from tests import random_layers, random_losses  # noqa: F401 (importing registers what can be drawn)
@@ -170,7 +170,7 @@ def outcome_of(seed: int, spec: Declared, compiler: Compiler = PLAIN) -> Outcome
     outputs |= {f"grad:{x.name}": value for x, value in found.items()}
     for name, value in outputs.items():
         net.g.output(name, value)
-    run = ort_runner(to_model(optimize_step(net.g.graph, compiler.target), target=compiler.target))
+    run = ort_runner(to_model(optimize_step(net.g.graph, Platform(compiler.target)), target=compiler.target))
     result = run({**state_of(seed, net.state.values()), **batch})
 
     values = {name: value.detach().numpy() for name, value in expected.items()}

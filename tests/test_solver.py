@@ -12,7 +12,7 @@ import torch
 from netc.graph import GraphBuilder
 from netc.layers.schedules import SCHEDULES
 from netc.network import Network
-from netc.rewrite.passes import optimize_step
+from netc.rewrite.passes import Platform, optimize_step
 from netc.solver.policies import POLICIES, Clock
 from netc.solver.rules import SOLVERS
 from netc.solver.step import append_update
@@ -135,7 +135,7 @@ def trained(row: SolverCase) -> tuple[Network, Runner]:
     rate = append_update(network.net, SOLVERS.parse(given), network.terms[0].mean.value).rate
     for name, value in {**network.net.updates, "lr": rate}.items():
         network.net.g.output(name if name == "lr" else f"{name}.next", value)
-    return network, ort_runner(to_model(optimize_step(network.net.g.graph, PLAIN)))
+    return network, ort_runner(to_model(optimize_step(network.net.g.graph, Platform(PLAIN))))
 
 
 def start(network: Network) -> tuple[Arrays, list[Arrays]]:

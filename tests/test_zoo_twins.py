@@ -21,9 +21,10 @@ import pytest
 import torch
 from torch import nn
 
-from netc.build import FLOAT, output_entries, step_programs
+from netc.build import Lowered, output_entries, step_programs
 from netc.graph.builder import IR_VERSION
 from netc.network import Network, lower
+from netc.rewrite.passes import Platform
 from netc.spec.load import Loaded
 from tests.torch_models import GoogLeNet, densenet121, resnet50, vgg16
 from tests.zoo import State, loaded
@@ -173,7 +174,7 @@ def test_a_step_agrees_with_the_module(name: str) -> None:
 def training_session(network: Network, spec: Loaded) -> ort.InferenceSession:
     """Compile the training program alone, with the scores among its outputs."""
     output_entries(network)
-    program = step_programs("train", spec, network, "cpu", FLOAT)["train"]
+    program = step_programs(Lowered([spec], [network], testing=network), Platform("cpu"))["train"]
     model = ir.to_proto(ir.Model(program.graph, ir_version=IR_VERSION))
     options = ort.SessionOptions()
     options.intra_op_num_threads = THREADS

@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
@@ -119,10 +120,16 @@ def artifact_folder(
     return scratch / "artifact", artifact.spec.name
 
 
-def summarize_spec(spec: str, overrides: Sequence[str]) -> "Summary":
-    """Report every mistake that compiling reports, without building programs, and return the table of the spec."""
+def summarize_spec(spec: str, overrides: Sequence[str], memory: bool = False) -> "Summary":
+    """Report every mistake that compiling reports, without building programs, and return the table of the spec.
+
+    With `memory`, build the training programs and say what the step of the largest holds.
+    """
     from netc.arguments import read_spec
-    from netc.build import lower_phases
+    from netc.build import lower_phases, step_programs
+    from netc.emit import train_graphs
+    from netc.memory import step_memory
+    from netc.rewrite.passes import Platform
     from netc.summary import summarize
 
     loaded = read_spec(spec, overrides)
@@ -130,7 +137,12 @@ def summarize_spec(spec: str, overrides: Sequence[str]) -> "Summary":
     training, testing = lowered.training[-1], lowered.testing
     for warning in [*training.warnings, *_missing_data(loaded)]:
         warn(str(warning))
-    return summarize(loaded.spec, training, (training.net.state | testing.net.state).values())
+    summary = summarize(loaded.spec, training, (training.net.state | testing.net.state).values())
+    if not memory:
+        return summary
+    programs = step_programs(lowered, Platform("cpu"))
+    steps = [step_memory(programs[name]) for name in train_graphs(len(lowered.specs))]
+    return replace(summary, step_memory=max(steps, key=lambda step: step.total))
 
 
 def _with_data_problems(loaded: "Loaded", need_data: bool, compile_: Callable[[], Compiled]) -> Compiled:

@@ -18,7 +18,14 @@ from netc.commands.common import (
 from netc.errors import SpecError
 
 
-def check(spec: SpecArgument, overrides: SetOption = None, as_json: JsonOption = False) -> None:
+def check(
+    spec: SpecArgument,
+    overrides: SetOption = None,
+    memory: Annotated[
+        bool, typer.Option("--memory", help="Say what a training step holds; builds its program.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
     """Check a spec and list its layers.
 
     Example: netc check lenet_dsn --set layers.conv1.num_output=32
@@ -26,7 +33,7 @@ def check(spec: SpecArgument, overrides: SetOption = None, as_json: JsonOption =
     from netc.arguments import spec_overrides
 
     try:
-        summary = summarize_spec(spec, spec_overrides(overrides))
+        summary = summarize_spec(spec, spec_overrides(overrides), memory)
     except SpecError as error:
         if as_json:
             places = [{**vars(d.position), "message": d.message} for d in error.diagnostics]

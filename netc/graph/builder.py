@@ -117,7 +117,7 @@ class GraphBuilder:
 
     def output(self, name: str, value: ir.Value) -> ir.Value:
         """Declare a graph output called `name`; inputs, constants and values already given out are copied."""
-        if value.is_graph_input() or value.is_initializer() or value in self.graph.outputs:
+        if value.is_graph_input() or value.is_initializer() or value.is_graph_output():
             value = self.op("Identity", value)
         value.name = self._unique(name)
         if value.name != name:

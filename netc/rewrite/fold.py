@@ -101,10 +101,12 @@ def split(graph: ir.Graph, state: set[str]) -> Split:
     readers = [x for node in graph if node.outputs[0] in of_batch for x in node.inputs if x in of_state]
     frontier = dict.fromkeys(x for x in [*readers, *(y for y in graph.outputs if y in of_state)] if x is not None)
     names: dict[ir.Value, str] = {}
+    taken: set[str] = set()
     for value in frontier:
         name = str(value.name) if value.is_graph_input() else value.meta.get(_NAME, str(value.name))
-        while name in names.values():
+        while name in taken:
             name += "_"
+        taken.add(name)
         names[value] = name
     fold = _half(graph, of_batch, {}, {f"{name}.folded": value for value, name in names.items()})
     infer = _half(graph, of_state, names, {str(value.name): value for value in graph.outputs})

@@ -1,6 +1,7 @@
 """The lists of rewrites, in order; the verifier runs after each."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
@@ -49,14 +50,18 @@ RULES: dict[Target, dict[str, Sequence[ReplayRule]]] = {
 }
 
 
-def optimize_step(
-    graph: ir.Graph,
-    target: Target,
-    dtype: ir.DataType = ir.DataType.FLOAT,
-    lowerings: Lowerings | None = None,
-) -> ir.Graph:
-    """Make a step, as differentiated, into one that `target` executes, and executes fast."""
-    chosen = lowerings or Lowerings()
+@dataclass(frozen=True)
+class Platform:
+    """What a step is made for: an engine, a floating-point type, and the lowerings that were chosen for places."""
+
+    target: Target
+    dtype: ir.DataType = ir.DataType.FLOAT
+    lowerings: Lowerings = field(default_factory=Lowerings)
+
+
+def optimize_step(graph: ir.Graph, platform: Platform) -> ir.Graph:
+    """Make a step, as differentiated, into one that its platform executes, and executes fast."""
+    target, dtype, chosen = platform.target, platform.dtype, platform.lowerings
     possible = replay(graph, NEEDED[target], dtype, chosen.note, partial(chosen.rules, required=True)).graph
     verify(possible, "expanding what the engine cannot execute")
     order = partial(chosen.rules, required=False)

@@ -16,6 +16,7 @@ from netc.graph.inference import IR_VERSION, attribute_key
 def merge_repeats(graph: ir.Graph) -> None:
     """Let the first of equal nodes stand for all; the graph's outputs keep names and order."""
     first: dict[Hashable, ir.Node] = {}
+    places = {output: index for index, output in enumerate(graph.outputs)}
     repeats: list[ir.Node] = []
     for node in graph:
         attributes = tuple(sorted(attribute_key(attribute) for attribute in node.attributes.values()))
@@ -24,7 +25,7 @@ def merge_repeats(graph: ir.Graph) -> None:
         if kept is not node:
             for old, new in zip(node.outputs, kept.outputs, strict=True):
                 if old.is_graph_output():
-                    _hand_over(graph, old, new, node)
+                    _hand_over(graph, places, old, new, node)
                 ir.convenience.replace_all_uses_with(old, new)
             _detach(node)
             repeats.append(node)
@@ -42,9 +43,9 @@ def drop_unread(graph: ir.Graph) -> None:
     common.RemoveUnusedNodesPass()(ir.Model(graph, ir_version=IR_VERSION))
 
 
-def _hand_over(graph: ir.Graph, old: ir.Value, new: ir.Value, before: ir.Node) -> None:
+def _hand_over(graph: ir.Graph, places: dict[ir.Value, int], old: ir.Value, new: ir.Value, before: ir.Node) -> None:
     """Make `new` the graph output that `old` is, or a copy of it where `new` is an output already."""
-    index = next(i for i, output in enumerate(graph.outputs) if output is old)
+    index = places[old]
     if new.is_graph_output():
         copy = ir.Value(name=old.name, type=old.type, shape=old.shape)
         graph.insert_before(before, ir.node("Identity", [new], outputs=[copy]))
@@ -52,6 +53,7 @@ def _hand_over(graph: ir.Graph, old: ir.Value, new: ir.Value, before: ir.Node) -
     else:
         new.name = old.name
     graph.outputs[index] = new
+    places[new] = index
 
 
 def _detach(node: ir.Node) -> None:

@@ -81,6 +81,9 @@ class OnnxRuntimeProgram(Program):
         options = self.ort.SessionOptions()
         options.intra_op_num_threads = host.thread_count
         options.log_severity_level = _ERRORS_ONLY
+        # With a pattern the second run takes one block for all tensors, while those of the first run are kept: double
+        # the memory of a training step.
+        options.enable_mem_pattern = False
         if trace is not None:
             options.enable_profiling = True
             options.profile_file_prefix = str(trace / "profile")
