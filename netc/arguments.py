@@ -33,6 +33,16 @@ def target_of(path: Path) -> str | None:
     return str(_manifest(path).get("target")) if (path / "manifest.json").is_file() else None
 
 
+def tuning_of(path: Path) -> dict[str, Any] | None:
+    """Return what `netc tune` found for an artifact; None if there is no artifact, or it is not tuned."""
+    tuning = _manifest(path).get("tuning") if (path / "manifest.json").is_file() else None
+    if tuning is None:
+        return None
+    if not isinstance(tuning, dict) or not isinstance(tuning.get("lowerings"), dict):
+        raise UsageError(f"{path / 'manifest.json'} has a malformed tuning; compile the spec again")
+    return tuning
+
+
 def _spec_of_artifact(path: Path) -> Tree:
     spec = _manifest(path).get("spec")
     if not isinstance(spec, dict):

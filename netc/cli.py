@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from netc import __version__
-from netc.commands import doctor, runs, specs, timing
+from netc.commands import doctor, runs, specs, timing, tuning
 from netc.commands.common import fail
 from netc.errors import EnvironmentProblem, NetcError
 
@@ -58,6 +58,7 @@ app.command("eval")(runs.eval_)
 app.command("export")(runs.export)
 app.command("predict")(runs.predict)
 app.command("time")(timing.time_)
+app.command("tune")(tuning.tune)
 app.command("doctor")(doctor.doctor)
 
 

@@ -50,7 +50,10 @@ class Program:
 
 @dataclass
 class Artifact:
-    """Everything that an artifact consists of, before it is written; `network` is the lowered training network."""
+    """Everything that an artifact consists of, before it is written.
+
+    `network` is the lowered training network; `tuning` is what the manifest says of lowerings that were measured.
+    """
 
     spec: NetSpec
     target: str
@@ -58,6 +61,7 @@ class Artifact:
     state: Sequence[StateTensor]
     metrics: Sequence[Entry]
     network: Network
+    tuning: Entry | None = None
 
     @property
     def warnings(self) -> Sequence[Diagnostic]:
@@ -87,6 +91,7 @@ class Artifact:
             **({"init_from": self._init_from(self.spec.init_from)} if self.spec.init_from else {}),
             **({"phases": self._phases()} if self.spec.phases else {}),
             **({"monitors": self._monitors()} if self.spec.run.monitor_every is not None else {}),
+            **({"tuning": self.tuning} if self.tuning else {}),
             "graphs": {name: {"file": f"{name}.onnx", **interface(program)} for name, program in self.programs.items()},
         }
 

@@ -29,6 +29,7 @@ ROOMS = (
     "transfer",
     "monitor",
     "rewrite",
+    "tuning",
     "emit",
     "build",
     "arena",

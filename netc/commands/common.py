@@ -15,6 +15,7 @@ from netc.errors import Diagnostic, SpecError
 
 if TYPE_CHECKING:
     from netc.emit import Artifact
+    from netc.rewrite.lowerings import Lowerings
     from netc.spec.load import Loaded
     from netc.summary import Summary
 
@@ -81,15 +82,30 @@ def warn(message: str) -> None:
     print(f"warning: {message}", file=sys.stderr)
 
 
-def compile_spec(spec: str, overrides: Sequence[str], target: str = "cpu", need_data: bool = True) -> "Artifact":
-    """Compile a spec; mistakes in the network and in its data section are reported together."""
+def compile_spec(
+    spec: str,
+    overrides: Sequence[str],
+    target: str = "cpu",
+    need_data: bool = True,
+    lowerings: "Lowerings | None" = None,
+    tuning: dict[str, Any] | None = None,
+) -> "Artifact":
+    """Compile a spec; mistakes in the network and in its data section are reported together.
+
+    `lowerings` are those of places that take another one than usual, and `tuning` what the manifest says of them.
+    """
     from netc.arguments import read_spec
     from netc.build import build
 
     loaded = read_spec(spec, overrides)
-    artifact = _with_data_problems(loaded, need_data, lambda: build(loaded, target))  # type: ignore[arg-type]
+    artifact = _with_data_problems(
+        loaded,
+        need_data,
+        lambda: build(loaded, target, lowerings=lowerings),  # type: ignore[arg-type]
+    )
     for warning in artifact.warnings:
         warn(str(warning))
+    artifact.tuning = tuning
     return artifact
 
 
@@ -107,15 +123,23 @@ def target_for(device: Device) -> str:
 
 
 def artifact_folder(
-    spec: str, options: Sequence[str], scratch: Path, target: str, need_data: bool = True
+    spec: str, options: Sequence[str], scratch: Path, device: Device, like: Path | None = None, need_data: bool = True
 ) -> tuple[Path, str]:
-    """Return a compiled folder for SPEC, which may be one already, and the name for its run."""
+    """Return a compiled folder for SPEC, which may be one already, and the name for its run.
+
+    It is compiled as the artifact `like` was, or else for `device`: other lowerings round differently.
+    """
+    from netc.arguments import target_of, tuning_of
     from netc.emit import write
+    from netc.rewrite.lowerings import Lowerings
 
     given = Path(spec)
     if (given / "manifest.json").is_file() and not options:
         return given, given.resolve().name
-    artifact = compile_spec(spec, options, target, need_data)
+    like = like or given
+    target, tuning = target_of(like) or target_for(device), tuning_of(like)
+    lowerings = Lowerings(tuning["lowerings"]) if tuning else None
+    artifact = compile_spec(spec, options, target, need_data, lowerings, tuning)
     write(artifact, scratch / "artifact")
     return scratch / "artifact", artifact.spec.name
 

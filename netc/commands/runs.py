@@ -18,9 +18,9 @@ from netc.commands.common import (
     artifact_folder,
     drive,
     print_json,
-    target_for,
     warn,
 )
+from netc.commands.tuning import tuned
 from netc.errors import UsageError
 
 
@@ -43,6 +43,9 @@ def train(
     stop_after_epochs: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Stop after N epochs; --resume continues exactly.")
     ] = None,
+    tune: Annotated[
+        bool, typer.Option("--tune", help="First measure which lowerings are fastest on this machine's CPU.")
+    ] = False,
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -50,7 +53,8 @@ def train(
 
     Example: netc train lenet_dsn --run runs/first --set solver.max_epochs=3
     """
-    from netc.arguments import free_folder, spec_overrides, target_of
+    from netc.arguments import free_folder, spec_overrides
+    from netc.emit import write
 
     options = spec_overrides(overrides, batch_size, seed, init_from)
     if spec is None and not resume:
@@ -60,6 +64,10 @@ def train(
     if spec is None and options:
         raise UsageError("--set, --seed, --batch-size and --init-from change a spec: name the SPEC too")
 
+    if tune and (resume or device not in (Device.AUTO, Device.CPU)):
+        why = "a resumed run keeps its lowerings" if resume else "its clock is that of ONNX Runtime's CPU provider"
+        raise UsageError(f"--tune chooses lowerings for a new run on the CPU: {why}; leave it out")
+
     from netc_runtime.engines import require_engine
     from netc_runtime.export import export_run
     from netc_runtime.progress import make_reporter
@@ -68,14 +76,18 @@ def train(
     from netc_runtime.trainer import train as run_training
 
     drive(lambda: require_engine(device.value))
-    host = Host(device.value, threads)
+    host = Host("cpu" if tune else device.value, threads)
     reporter = make_reporter(as_json)
     with tempfile.TemporaryDirectory(prefix="netc-") as scratch:
         artifact: Path | None = None
         if spec is not None:
-            # A resumed run keeps the lowerings that it was started with: others round differently.
-            target = target_of(run / "artifact" if resume and run is not None else Path(spec)) or target_for(device)
-            artifact, name = artifact_folder(spec, options, Path(scratch), target)
+            if tune:
+                compiled, _ = tuned(spec, options, threads, need_data=True)
+                artifact, name = Path(scratch) / "artifact", compiled.spec.name
+                write(compiled, artifact)
+            else:
+                like = run / "artifact" if resume and run is not None else None
+                artifact, name = artifact_folder(spec, options, Path(scratch), device, like)
             run = run or free_folder(Path("runs"), name)
         assert run is not None, "checked above: without a spec there is --run"
         result = drive(lambda: run_training(TrainOptions(run, artifact, host, resume, stop_after_epochs), reporter))

@@ -60,11 +60,14 @@ def compile_(
 
     Example: netc compile lenet_dsn -o build/lenet_dsn
     """
-    from netc.arguments import spec_overrides, target_of
+    from netc.arguments import spec_overrides, target_of, tuning_of
     from netc.emit import write
+    from netc.rewrite.lowerings import Lowerings
 
     engine = target.value if target is not None else target_of(Path(spec)) or "cpu"
-    artifact = compile_spec(spec, spec_overrides(overrides, batch_size), engine, need_data=False)
+    tuning = tuning_of(Path(spec)) if target is None or target.value == target_of(Path(spec)) else None
+    lowerings = Lowerings(tuning["lowerings"]) if tuning else None
+    artifact = compile_spec(spec, spec_overrides(overrides, batch_size), engine, False, lowerings, tuning)
     folder = out or Path("build") / artifact.spec.name
     write(artifact, folder)
     nodes = {name: program.graph.num_nodes() for name, program in artifact.programs.items()}

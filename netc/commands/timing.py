@@ -17,7 +17,6 @@ from netc.commands.common import (
     artifact_folder,
     drive,
     print_json,
-    target_for,
     warn,
 )
 
@@ -47,7 +46,7 @@ def time_(
 
     Example: netc time lenet_dsn --by operator --top 10
     """
-    from netc.arguments import spec_overrides, target_of
+    from netc.arguments import spec_overrides
     from netc_runtime.artifact import Artifact
     from netc_runtime.engines import require_engine
     from netc_runtime.session import Host
@@ -56,9 +55,8 @@ def time_(
 
     drive(lambda: require_engine(device.value))
     options, host = spec_overrides(overrides, batch_size), Host(device.value, threads)
-    target = target_of(Path(spec)) or target_for(device)
     with tempfile.TemporaryDirectory(prefix="netc-") as scratch:
-        folder, _ = artifact_folder(spec, options, Path(scratch), target, need_data=False)
+        folder, _ = artifact_folder(spec, options, Path(scratch), device, need_data=False)
         timing = drive(lambda: time_step(Artifact.load(folder), host, steps))
     if timing.device != "cpu":
         warn("ONNX Runtime's trace says when kernels of a GPU are started, not how long they run")

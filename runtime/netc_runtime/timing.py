@@ -130,6 +130,26 @@ def time_step(artifact: Artifact, host: Host, steps: int) -> Timing:
     )
 
 
+def layer_times(artifact: Artifact, host: Host, steps: int) -> dict[str, float]:
+    """Return the milliseconds of a step that each layer's kernels take, of all its parts, by the trace alone.
+
+    Raises DriverError as `time_step` does.
+    """
+    key = artifact.phases[-1].graph
+    batch, measured = synthetic_batch(artifact, key), [False] * _WARM_UP + [True] * steps
+    with tempfile.TemporaryDirectory(prefix="netc-trace-") as folder:
+        traced = TrainingStep(artifact, _first_state(artifact), host, key, Path(folder))
+        optimized = onnx.load(Path(folder) / OPTIMIZED).graph
+        _run(traced, batch, steps)
+        kernels, _ = _kernels(traced.end_trace(), measured)
+    known = kernel_origins(onnx.load_model_from_string(artifact.content(key)).graph, optimized)
+    found: dict[str, float] = {}
+    for name, _, milliseconds in kernels:
+        if name in known:
+            found[known[name].layer] = found.get(known[name].layer, 0.0) + milliseconds
+    return found
+
+
 def _first_state(artifact: Artifact) -> dict[str, Array]:
     state = artifact.initial_state()
     for spec in artifact.state:

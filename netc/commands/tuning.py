@@ -1,0 +1,101 @@
+"""The command that chooses lowerings by measuring them: tune."""
+
+import tempfile
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from netc.commands.common import (
+    BatchOption,
+    JsonOption,
+    SetOption,
+    ThreadsOption,
+    compile_spec,
+    drive,
+    print_json,
+)
+
+if TYPE_CHECKING:
+    from netc.emit import Artifact
+    from netc.tuning import Choice, Times
+
+ROUNDS = 2  # of all alternatives; the least time of a layer counts, since other work on the machine only adds to it
+STEPS = 4
+
+
+def tune(
+    spec: Annotated[str, typer.Argument(metavar="SPEC", help="A YAML file, or the name of a spec of the zoo.")],
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder to write; default build/NAME.")] = None,
+    steps: Annotated[int, typer.Option(min=1, metavar="N", help="Steps to time of each alternative, twice.")] = STEPS,
+    threads: ThreadsOption = None,
+    batch_size: BatchOption = None,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compile a spec with the lowerings that are fastest on this machine's CPU; results stay equal to rounding.
+
+    Example: netc tune resnet20_cifar -o build/resnet20_cifar
+    """
+    from netc.arguments import spec_overrides
+    from netc.emit import write
+
+    artifact, choices = tuned(spec, spec_overrides(overrides, batch_size), threads, steps)
+    folder = out or Path("build") / artifact.spec.name
+    write(artifact, folder)
+    if as_json:
+        print_json({"out": folder, "tuning": artifact.tuning, "choices": [vars(choice) for choice in choices]})
+        return
+    changed = [choice for choice in choices if choice.rule is not None]
+    for choice in changed:
+        gain = f"{choice.usual_ms:.2f} to {choice.chosen_ms:.2f} ms in {choice.layers} layers"
+        print(f"{choice.signature}: {choice.rule}, {gain}")
+    print(f"compiled {artifact.spec.name} to {folder}: {len(changed)} of {len(choices)} places take another lowering")
+
+
+def tuned(
+    spec: str, options: Sequence[str], threads: int | None, steps: int = STEPS, need_data: bool = False
+) -> "tuple[Artifact, list[Choice]]":
+    """Compile a spec for the CPU with the lowerings that are fastest with so many threads; say what was found."""
+    from netc.emit import write
+    from netc.rewrite.lowerings import Lowerings
+    from netc.rewrite.passes import alternatives
+    from netc.tuning import choose
+    from netc_runtime.engines import require_engine
+    from netc_runtime.onnxruntime_program import import_onnxruntime
+    from netc_runtime.session import Host
+
+    drive(lambda: require_engine("cpu"))
+    usual = Lowerings()
+    artifact = compile_spec(spec, options, "cpu", need_data, usual)
+    operators = {signature.split("(")[0] for signature in usual.applied}
+    variants = {(op, rule): Lowerings(everywhere=(op, rule)) for op, rule in alternatives("cpu") if op in operators}
+    times: dict[tuple[str, str] | None, Times] = {}
+    with tempfile.TemporaryDirectory(prefix="netc-") as scratch:
+        folders: dict[tuple[str, str] | None, Path] = {None: Path(scratch) / "usual"}
+        write(artifact, folders[None])
+        for number, (variant, lowerings) in enumerate(variants.items()):
+            folders[variant] = Path(scratch) / str(number)
+            write(compile_spec(spec, options, "cpu", need_data, lowerings), folders[variant])
+        for key, folder in [*folders.items()] * ROUNDS:
+            found: Times = drive(partial(_layer_times, folder, threads, steps))
+            known = times.get(key, found)
+            times[key] = {layer: min(ms, known.get(layer, ms)) for layer, ms in found.items()}
+    choices = choose(times[None], {key: value for key, value in times.items() if key}, usual.applied)
+    chosen = {choice.signature: choice.rule for choice in choices if choice.rule is not None}
+    tuning: dict[str, Any] = {
+        "engine": f"ONNX Runtime {import_onnxruntime().__version__}",
+        "threads": Host("cpu", threads).thread_count,
+        "lowerings": chosen,
+    }
+    return compile_spec(spec, options, "cpu", need_data, Lowerings(chosen), tuning), choices
+
+
+def _layer_times(folder: Path, threads: int | None, steps: int) -> "Times":
+    from netc_runtime.artifact import Artifact
+    from netc_runtime.session import Host
+    from netc_runtime.timing import layer_times
+
+    return layer_times(Artifact.load(folder), Host("cpu", threads), steps)

@@ -1,0 +1,103 @@
+"""Lowerings as choices: what is measured decides, whatever is chosen computes the same, and a run keeps its choice."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from typer.testing import CliRunner
+
+from netc.build import build
+from netc.cli import app
+from netc.errors import UsageError
+from netc.rewrite.lowerings import PLAIN, Lowerings
+from netc.rewrite.passes import alternatives
+from netc.tuning import choose
+from tests.oracle import error, ort_runner
+from tests.zoo import batches, loaded
+
+runner = CliRunner()
+PLACES = {"Conv(1x2) pads=1": {"a", "b"}, "Conv(3x4)": {"c"}, "Add(5)": {"c"}}
+
+
+def test_the_least_time_of_all_places_of_a_signature_decides() -> None:
+    usual = {"a": 4.0, "b": 6.0, "c": 1.0}
+    times = {
+        ("Conv", "one.rule"): {"a": 5.0, "b": 4.0, "c": 0.99},  # less for a and b together, hardly less for c
+        ("Conv", PLAIN): {"a": 1.0, "b": 8.9, "c": 3.0},
+        ("Add", PLAIN): {"a": 0.1, "b": 0.1, "c": 0.5},
+    }
+    found = {choice.signature: choice for choice in choose(usual, times, PLACES)}
+    assert {key: choice.rule for key, choice in found.items()} == {
+        "Conv(1x2) pads=1": "one.rule",
+        "Conv(3x4)": None,
+        "Add(5)": PLAIN,
+    }
+    both = found["Conv(1x2) pads=1"]
+    assert (both.layers, both.usual_ms, both.chosen_ms) == (2, 10.0, 9.0)
+
+
+def gradients(lowerings: Lowerings) -> tuple[dict[str, np.ndarray], ir.Graph]:
+    overrides = "data.batch_size=8", "inputs.image.shape=[3, 16, 16]"
+    artifact = build(loaded("resnet_tiny", *overrides), lowerings=lowerings)
+    (batch,) = batches("resnet_tiny", 1, 3, *overrides)
+    return ort_runner(artifact.models()["train"])({**artifact.initial_state(), **batch}), artifact.programs[
+        "train"
+    ].graph
+
+
+@pytest.mark.parametrize("alternative", alternatives("cpu"), ids=":".join)
+def test_every_alternative_computes_the_same(alternative: tuple[str, str]) -> None:
+    """1e-5 of each tensor's largest element: the same sums in another order, through ten layers."""
+    usual, before = gradients(Lowerings())
+    other, after = gradients(Lowerings(everywhere=alternative))
+    assert [n.op_type for n in before] != [n.op_type for n in after] or alternative[0] == "ScatterElements"
+    for name, value in usual.items():
+        assert error(other[name], value) < 1e-5, name
+
+
+def test_a_choice_holds_for_its_signature_alone() -> None:
+    usual = Lowerings()
+    gradients(usual)
+    flipped = [place for place in usual.applied if place.startswith("ConvTranspose(")]
+    assert len(flipped) > 1
+    chosen = Lowerings({flipped[0]: PLAIN})
+    gradients(chosen)
+    assert set(chosen.applied) == set(usual.applied) - {flipped[0]}
+
+
+def test_tune_writes_its_choices_and_a_run_keeps_them(tmp_path: Path) -> None:
+    small = ["--set", "data.batch_size=32", "--threads", "1"]
+    result = runner.invoke(app, ["tune", "lenet", "-o", str(tmp_path / "tuned"), "--steps", "1", "--json", *small])
+    assert result.exit_code == 0, result.output
+    tuning = json.loads((tmp_path / "tuned" / "manifest.json").read_text())["tuning"]
+    said = json.loads(result.stdout)
+    assert tuning == said["tuning"]
+    assert tuning["threads"] == 1
+    assert tuning["lowerings"] == {c["signature"]: c["rule"] for c in said["choices"] if c["rule"] is not None}
+    # A tuned artifact, changed by hand so that the choice does not hang on a clock.
+    manifest = tmp_path / "tuned" / "manifest.json"
+    place = next(c["signature"] for c in said["choices"] if c["signature"].startswith("Conv("))
+    manifest.write_text(manifest.read_text().replace('"lowerings": {', f'"lowerings": {{"{place}": "{PLAIN}", ', 1))
+    manifest.write_text(manifest.read_text().replace(", }", "}"))
+    again = runner.invoke(app, ["compile", str(tmp_path / "tuned"), "-o", str(tmp_path / "again")])
+    assert again.exit_code == 0, again.output
+    kept = json.loads((tmp_path / "again" / "manifest.json").read_text())["tuning"]["lowerings"]
+    assert kept[place] == PLAIN
+    other = runner.invoke(app, ["compile", str(tmp_path / "tuned"), "-o", str(tmp_path / "cuda"), "--target", "cuda"])
+    assert other.exit_code == 0, other.output
+    assert "tuning" not in json.loads((tmp_path / "cuda" / "manifest.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("--run", "r", "--resume", "--tune"), "a resumed run keeps its lowerings"),
+        (("lenet", "--device", "cuda", "--tune"), "its clock is that of ONNX Runtime's CPU provider"),
+    ],
+)
+def test_tuning_is_for_new_runs_on_the_cpu(arguments: tuple[str, ...], reason: str) -> None:
+    result = runner.invoke(app, ["train", *arguments])
+    assert isinstance(result.exception, UsageError)
+    assert reason in str(result.exception)
