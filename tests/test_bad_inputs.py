@@ -411,7 +411,7 @@ USAGE: list[tuple[list[str], str]] = [
     (["check"], "Missing argument 'SPEC'."),
     (["check", "mlp", "--sett", "a=1"], "No such option: --sett (Possible options: --set)"),
     (["compile", "mlp", "--target", "tpu"], "'tpu' is not one of 'cpu', 'cuda', 'web'."),
-    (["train", "mlp", "--device", "gpu"], "'gpu' is not one of 'auto', 'cpu', 'cuda'."),
+    (["train", "mlp", "--device", "gpu"], "'gpu' is not one of 'auto', 'cpu', 'cuda', 'openvino'."),
     (["train", "mlp", "--batch-size", "0"], "Invalid value for '--batch-size'"),
     (["train", "mlp", "--seed", "-1"], "Invalid value for '--seed'"),
     (["predict", "model.onnx"], "Missing argument 'INPUT...'."),

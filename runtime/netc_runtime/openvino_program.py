@@ -71,6 +71,9 @@ class OpenVINOProgram(Program):
             "INFERENCE_NUM_THREADS": host.thread_count,
             "NUM_STREAMS": 1,
             "PERFORMANCE_HINT": "LATENCY",
+            # A pinned thread waits for its core, even where another one is free: a step beside other work, then
+            # takes minutes.
+            "ENABLE_CPU_PINNING": False,
         }
         _refuse_unsigned(path, model)
         core = self._openvino.Core()
@@ -121,10 +124,11 @@ class OpenVINOProgram(Program):
         return run
 
     def _tensor(self, spec: TensorSpec, array: Array) -> Any:
-        # A copy of exactly this type: OpenVINO knows only one of numpy's two names of int64.
-        copy = np.empty(array.shape, spec.dtype)
-        np.copyto(copy, array)
-        return self._openvino.Tensor(copy, shared_memory=True)
+        # Of exactly this type: OpenVINO knows only one of numpy's two names of int64. The tensor has memory of its own,
+        # because it does not keep an array alive.
+        tensor = self._openvino.Tensor(np.empty(array.shape, spec.dtype), shared_memory=False)
+        np.copyto(tensor.data, array)
+        return tensor
 
     @contextlib.contextmanager
     def _failures(self, what: str, model: onnx.ModelProto | None = None) -> Iterator[None]:
