@@ -410,7 +410,7 @@ USAGE: list[tuple[list[str], str]] = [
     (["chek"], "No such command 'chek'. Did you mean 'check'"),
     (["check"], "Missing argument 'SPEC'."),
     (["check", "mlp", "--sett", "a=1"], "No such option: --sett (Possible options: --set)"),
-    (["compile", "mlp", "--target", "tpu"], "'tpu' is not one of 'cpu', 'cuda', 'web'."),
+    (["compile", "mlp", "--target", "tpu"], "'tpu' is not one of 'cpu', 'cuda', 'web', 'openvino'."),
     (["train", "mlp", "--device", "gpu"], "'gpu' is not one of 'auto', 'cpu', 'cuda', 'openvino'."),
     (["train", "mlp", "--batch-size", "0"], "Invalid value for '--batch-size'"),
     (["train", "mlp", "--seed", "-1"], "Invalid value for '--seed'"),
