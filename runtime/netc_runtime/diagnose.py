@@ -9,9 +9,10 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import TensorProto, helper
 
 from netc_runtime.arrays import Array
-from netc_runtime.artifact import Artifact, Interface
+from netc_runtime.artifact import Artifact
 from netc_runtime.engines import cpu_device, load_program
 from netc_runtime.errors import DriverError
+from netc_runtime.interface import Interface
 from netc_runtime.session import Host
 
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16})

@@ -3,9 +3,9 @@
 from importlib.util import find_spec
 from pathlib import Path
 
-from netc_runtime.artifact import Interface
 from netc_runtime.errors import DriverError, ExitCode
 from netc_runtime.files import read_bounded, refuse_spec
+from netc_runtime.interface import Interface
 from netc_runtime.session import Device, Host, Program, refuse_external_data
 
 _LIMIT = 2 << 30  # what one protobuf message can hold

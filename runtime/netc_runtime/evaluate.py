@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 
 from netc_runtime.arrays import Array
-from netc_runtime.artifact import Artifact, TensorSpec
+from netc_runtime.artifact import Artifact
 from netc_runtime.counts import Counted, Counts
 from netc_runtime.data import open_source
 from netc_runtime.data.base import Source, Split
 from netc_runtime.data.batches import check_fit, evaluation_batches, evaluation_size, sample_count
 from netc_runtime.engines import load_program
 from netc_runtime.errors import DriverError, ExitCode
+from netc_runtime.interface import TensorSpec
 from netc_runtime.jsonfields import without_non_finite
 from netc_runtime.model import Model, labels_of
 from netc_runtime.run import RunFolder

@@ -19,9 +19,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from netc_runtime.artifact import Interface, TensorSpec
 from netc_runtime.engines import load_program
 from netc_runtime.errors import DriverError
+from netc_runtime.interface import Interface, TensorSpec
 from netc_runtime.onnxruntime_program import import_onnxruntime
 from netc_runtime.session import Host
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from netc_runtime.arrays import Array, shape_text
-from netc_runtime.artifact import TensorSpec
 from netc_runtime.counts import fitting_names
 from netc_runtime.engines import load_program
 from netc_runtime.errors import DriverError, ExitCode, NotExportedError
 from netc_runtime.files import read_bounded
+from netc_runtime.interface import TensorSpec
 from netc_runtime.jsonfields import MalformedError, parse_object
 from netc_runtime.seal import require_seal
 from netc_runtime.session import Host

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from netc_runtime.artifact import Artifact, TensorSpec
+from netc_runtime.artifact import Artifact
 from netc_runtime.engines import load_program
 from netc_runtime.files import storage_errors, write_atomically
+from netc_runtime.interface import TensorSpec
 from netc_runtime.session import Buffer, Host, Program
 from netc_runtime.updates import Watch
 

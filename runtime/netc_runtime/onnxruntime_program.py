@@ -10,8 +10,8 @@ from typing import Any, Literal
 import numpy as np
 
 from netc_runtime.arrays import Array
-from netc_runtime.artifact import Interface, TensorSpec
 from netc_runtime.errors import DamagedFileError, DriverError, ExitCode
+from netc_runtime.interface import Interface, TensorSpec
 from netc_runtime.session import Buffer, Device, Host, Program, unreadable
 
 _CUDA = "CUDAExecutionProvider"

@@ -16,8 +16,8 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from netc_runtime.arrays import Array
-from netc_runtime.artifact import Interface, TensorSpec
 from netc_runtime.errors import DriverError, ExitCode
+from netc_runtime.interface import Interface, TensorSpec
 from netc_runtime.session import Buffer, Host, Program, unreadable
 
 # What OpenVINO's messages call a node, by name or, if it knows no such operator, by operator and version.
@@ -71,8 +71,8 @@ class OpenVINOProgram(Program):
             "INFERENCE_NUM_THREADS": host.thread_count,
             "NUM_STREAMS": 1,
             "PERFORMANCE_HINT": "LATENCY",
-            # Two programs in one process, as training and evaluation, that are both pinned to the cores wait for each
-            # other for ever.
+            # A pinned thread waits for its core, even where another one is free: a step beside other work, then
+            # takes minutes.
             "ENABLE_CPU_PINNING": False,
         }
         _refuse_unsigned(path, model)

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from netc_runtime.arrays import Array, first_bad_sample, shape_text
-from netc_runtime.artifact import TensorSpec
 from netc_runtime.classmap import ClassMap
 from netc_runtime.data import open_source
 from netc_runtime.data.base import Source
 from netc_runtime.data.batches import check_fit, evaluation_size, sample_count
 from netc_runtime.errors import DriverError, ExitCode
 from netc_runtime.images import read_image
+from netc_runtime.interface import TensorSpec
 from netc_runtime.model import Model, labels_of
 from netc_runtime.npyfile import map_array
 from netc_runtime.session import Host

@@ -12,8 +12,8 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from netc_runtime.arrays import Array
-from netc_runtime.artifact import Interface, TensorSpec
 from netc_runtime.errors import DamagedFileError, DriverError, ExitCode, NotExportedError
+from netc_runtime.interface import Interface, TensorSpec
 from netc_runtime.jsonfields import MalformedError, parse_object
 
 Device: TypeAlias = Literal["auto", "cpu", "cuda", "openvino"]

@@ -17,9 +17,10 @@ import numpy.typing as npt
 import onnx
 
 from netc_runtime.arrays import Array
-from netc_runtime.artifact import Artifact, TensorSpec
+from netc_runtime.artifact import Artifact
 from netc_runtime.attribution import Origin, kernel_origins, origins
 from netc_runtime.errors import DriverError, ExitCode
+from netc_runtime.interface import TensorSpec
 from netc_runtime.onnxruntime_program import OPTIMIZED
 from netc_runtime.session import Host
 from netc_runtime.step import TrainingStep

@@ -9,11 +9,11 @@ import numpy as np
 import onnx
 import pytest
 
-from netc_runtime.artifact import TensorSpec
 from netc_runtime.data import open_source
 from netc_runtime.errors import DriverError, ExitCode
 from netc_runtime.evaluate import Accuracy, evaluate_model
 from netc_runtime.export import export_run
+from netc_runtime.interface import TensorSpec
 from netc_runtime.model import Model, labels_of
 from netc_runtime.predict import predict
 from netc_runtime.seal import sealed

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from netc_runtime.artifact import TensorSpec
 from netc_runtime.data import SOURCES, check_options, missing_data, open_source
 from netc_runtime.data.base import Problem, Split
 from netc_runtime.data.batches import check_fit, evaluation_batches, gather, steps_per_epoch
@@ -20,6 +19,7 @@ from netc_runtime.data.digits import Digits
 from netc_runtime.data.order import permutation
 from netc_runtime.data.resize import resize_bilinear
 from netc_runtime.errors import DriverError, ExitCode
+from netc_runtime.interface import TensorSpec
 
 NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 IMAGE = TensorSpec("image", "float32", ("N", 1, 4, 3), "batch", field="image")

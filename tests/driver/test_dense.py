@@ -11,7 +11,7 @@ import onnx
 import pytest
 from safetensors.numpy import load_file
 
-from netc_runtime.artifact import Artifact, Metric, TensorSpec
+from netc_runtime.artifact import Artifact, Metric
 from netc_runtime.checkpoint import Checkpoint
 from netc_runtime.classmap import ClassMap, save_maps
 from netc_runtime.counts import Counted, Counts
@@ -23,6 +23,7 @@ from netc_runtime.data.digits import Digits
 from netc_runtime.errors import DriverError, ExitCode
 from netc_runtime.evaluate import Accuracy, Evaluator, evaluate_model, evaluate_run
 from netc_runtime.export import export_run
+from netc_runtime.interface import TensorSpec
 from netc_runtime.model import labels_of
 from netc_runtime.predict import Prediction, predict
 from netc_runtime.trainer import TrainOptions, train

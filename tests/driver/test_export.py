@@ -12,11 +12,12 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
-from netc_runtime.artifact import Artifact, TensorSpec
+from netc_runtime.artifact import Artifact
 from netc_runtime.data import open_source
 from netc_runtime.errors import DamagedFileError, DriverError, ExitCode
 from netc_runtime.evaluate import evaluate, evaluate_model, evaluate_run
 from netc_runtime.export import export_run
+from netc_runtime.interface import TensorSpec
 from netc_runtime.model import class_names
 from netc_runtime.predict import predict
 from netc_runtime.seal import sealed

@@ -10,12 +10,13 @@ from onnx import TensorProto, helper
 
 from netc.emit import write
 from netc_runtime.arrays import Array
-from netc_runtime.artifact import Artifact, Interface
+from netc_runtime.artifact import Artifact
 from netc_runtime.checkpoint import Checkpoint
 from netc_runtime.engines import load_program
 from netc_runtime.errors import DamagedFileError, DriverError, ExitCode
 from netc_runtime.evaluate import evaluate_run
 from netc_runtime.export import export_run
+from netc_runtime.interface import Interface
 from netc_runtime.run import RunFolder
 from netc_runtime.session import Host
 from netc_runtime.step import TrainingStep

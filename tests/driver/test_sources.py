@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from netc_runtime.artifact import TensorSpec
 from netc_runtime.data import check_options, missing_data, open_source, packed
 from netc_runtime.data.batches import check_fit, evaluation_batches, gather
 from netc_runtime.errors import DamagedFileError, DriverError, ExitCode
+from netc_runtime.interface import TensorSpec
 
 RECORD = 3073
 PARTS = ("data_batch_1.bin", "data_batch_2.bin", "data_batch_5.bin", "test_batch.bin")

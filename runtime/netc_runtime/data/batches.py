@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from netc_runtime.arrays import Array, first_bad_sample, shape_text
-from netc_runtime.artifact import TensorSpec
 from netc_runtime.data.base import Source, Split
 from netc_runtime.errors import DriverError, ExitCode
+from netc_runtime.interface import TensorSpec
 
 _EVALUATION_BATCH = 256  # samples that run at once where the size of the batch changes no result
 # Values of one input that run at once: what a network computes from large images takes many times their memory.
