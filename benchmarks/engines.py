@@ -3,7 +3,9 @@
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar
+from importlib import metadata
+from importlib.util import find_spec
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import onnxruntime
@@ -12,7 +14,6 @@ from torch import nn
 
 from benchmarks.networks import rectify_in_place
 from benchmarks.workloads import Prepared
-from netc.rewrite.passes import Target
 from netc.solver.adaptive import Adam
 from netc.solver.rules import SGD, Nesterov
 from netc_runtime.session import Host
@@ -47,23 +48,44 @@ class Engine(ABC):
         return f"torch {torch.__version__}"
 
 
-class Cpu(Engine):
-    """netc on ONNX Runtime's CPU provider, driven as `netc train` does."""
+class Netc(Engine):
+    """netc's step, compiled for an engine and driven there as `netc train` does."""
 
-    title = "netc, ONNX Runtime CPU"
-    target: ClassVar[Target] = "cpu"
+    device: ClassVar[Literal["cpu", "openvino"]]
 
     def __init__(self, prepared: Prepared, threads: int) -> None:
-        artifact = prepared.artifact(self.target)
-        self._step = TrainingStep(artifact, artifact.initial_state(), Host("cpu", threads))
+        artifact = prepared.artifact(self.device)
+        self._step = TrainingStep(artifact, artifact.initial_state(), Host(self.device, threads))
         self._batches = prepared.batches
 
     def step(self, index: int) -> float:
         return self._step.run(self._batches[index])["total"]
 
+
+class Cpu(Netc):
+    """netc on ONNX Runtime's CPU provider."""
+
+    title = "netc, ONNX Runtime CPU"
+    device = "cpu"
+
     @classmethod
     def version(cls) -> str:
         return f"onnxruntime {onnxruntime.__version__}"
+
+
+class OpenVINO(Netc):
+    """netc on OpenVINO's CPU plugin."""
+
+    title = "netc, OpenVINO"
+    device = "openvino"
+
+    @classmethod
+    def missing(cls) -> str | None:
+        return None if find_spec("openvino") else "openvino"
+
+    @classmethod
+    def version(cls) -> str:
+        return f"openvino {metadata.version('openvino')}"
 
 
 class Eager(Engine):
@@ -114,7 +136,7 @@ class Compiled(Eager):
         return None if any(map(shutil.which, ("g++", "clang++"))) else "a C++ compiler"
 
 
-ENGINES: dict[str, type[Engine]] = {"cpu": Cpu, "eager": Eager, "compiled": Compiled}
+ENGINES: dict[str, type[Engine]] = {"cpu": Cpu, "openvino": OpenVINO, "eager": Eager, "compiled": Compiled}
 
 
 def torch_model(prepared: Prepared) -> nn.Module:
