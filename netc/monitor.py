@@ -10,8 +10,18 @@ from typing import Any
 import onnx_ir as ir
 
 from netc.graph import GraphBuilder, Origin, shape_of
+from netc.layers.base import Layer
 from netc.network import Network
 from netc.solver.step import Step
+
+QUANTITIES = (
+    "mean_abs_activation",
+    "zero_fraction",
+    "dead_fraction",
+    "mean_abs_gradient",
+    "gradient_norm",
+    "update_ratio",
+)
 
 
 def append_statistics(network: Network, step: Step) -> dict[str, dict[str, Any]]:
@@ -31,38 +41,40 @@ def append_statistics(network: Network, step: Step) -> dict[str, dict[str, Any]]
     """
     net, g = network.net, network.net.g
     entries: dict[str, dict[str, Any]] = {}
+    values: dict[str, ir.Value] = {}
 
-    def give(layer: str, tensor: str, statistics: Mapping[str, ir.Value]) -> None:
+    def give(layer: Layer, tensor: str, statistics: Mapping[str, ir.Value]) -> None:
         for quantity, value in statistics.items():
             name = f"{tensor}/monitor/{quantity}"
-            g.output(name, value)
-            entries[name] = {"role": "monitor", "layer": layer, "tensor": tensor, "quantity": quantity}
+            values[name] = value
+            entries[name] = {"role": "monitor", "layer": layer.name, "tensor": tensor, "quantity": quantity}
 
-    for layer in (placed.layer for placed in network.placed):
-        for top in layer.tops:
-            y = network.tops.get(top)
-            if y is None or y.dtype != g.dtype:
-                continue  # losses and metrics have no top, and labels that pass a layer no magnitude
-            with g.origin(Origin(layer.name, "monitor")):
-                give(layer.name, top, _of_top(g, y, step.cotangents.get(y), layer.has_dead_zone))
-    for name, dw in step.gradients.items():
-        layer_name = net.state[name].layer
-        with g.origin(Origin(layer_name, "monitor")):
-            give(layer_name, name, _of_parameter(g, net.inputs[name], dw, net.updates[name]))
-    return entries
+    layers = [placed.layer for placed in network.placed]
+    # ONNX Runtime computes the last of the results first, and keeps what others need: in this order, the reverse of
+    # that of the step, it can drop each activation and gradient as early as while training.
+    for layer in layers:
+        with g.origin(Origin(layer.name, "monitor")):
+            for name in [name for name in step.gradients if net.state[name].layer == layer.name]:
+                give(layer, name, _of_parameter(g, net.inputs[name], step.gradients[name], net.updates[name]))
+            for top, y in _tops(network, layer):
+                if y in step.cotangents:
+                    give(layer, top, {"mean_abs_gradient": _mean_abs(g, step.cotangents[y])})
+    for layer in reversed(layers):
+        with g.origin(Origin(layer.name, "monitor")):
+            for top, y in _tops(network, layer):
+                give(layer, top, _of_activation(g, y, layer.has_dead_zone))
+    places = {layer.name: index for index, layer in enumerate(layers)}
+    order = {name: (places[entry["layer"]], QUANTITIES.index(entry["quantity"])) for name, entry in entries.items()}
+    ordered = sorted(entries, key=order.__getitem__)
+    for name in ordered:
+        g.output(name, values[name])
+    return {name: entries[name] for name in ordered}
 
 
-def _of_top(g: GraphBuilder, y: ir.Value, dy: ir.Value | None, may_be_dead: bool) -> dict[str, ir.Value]:
-    found = {"mean_abs_activation": _mean_abs(g, y)}
-    if dy is not None:
-        found["mean_abs_gradient"] = _mean_abs(g, dy)
-    if may_be_dead:
-        with g.arithmetic():
-            found["zero_fraction"] = 1.0 - _mean_abs(g, g.Sign(y))
-        places = [axis for axis in range(len(shape_of(y))) if axis != 1]
-        of_units = g.ReduceSum(g.Abs(y), places, keepdims=0)
-        found["dead_fraction"] = g.ReduceMean(g.Cast(g.Equal(of_units, 0.0), to=g.dtype), keepdims=0)
-    return found
+def _tops(network: Network, layer: Layer) -> list[tuple[str, ir.Value]]:
+    """Return the tops of a layer that are numbers: losses and metrics have none, and labels may pass a layer."""
+    found = [(top, network.tops[top]) for top in layer.tops if top in network.tops]
+    return [(top, y) for top, y in found if y.dtype == network.net.g.dtype]
 
 
 def _of_parameter(g: GraphBuilder, w: ir.Value, dw: ir.Value, new: ir.Value) -> dict[str, ir.Value]:
@@ -71,9 +83,23 @@ def _of_parameter(g: GraphBuilder, w: ir.Value, dw: ir.Value, new: ir.Value) -> 
     return {"gradient_norm": g.ReduceL2(dw, keepdims=0), "update_ratio": ratio}
 
 
+def _of_activation(g: GraphBuilder, y: ir.Value, may_be_dead: bool) -> dict[str, ir.Value]:
+    found = {"mean_abs_activation": _mean_abs(g, y)}
+    if may_be_dead:
+        active = g.Cast(g.Not(g.Equal(y, 0.0)), to=g.dtype)
+        batch_and_places = [axis for axis in range(len(shape_of(y))) if axis != 1]
+        ever_active = g.ReduceMax(active, batch_and_places, keepdims=0)
+        with g.arithmetic():
+            found["zero_fraction"] = 1.0 - _mean(g, active)
+            found["dead_fraction"] = 1.0 - g.ReduceMean(ever_active, keepdims=0)
+    return found
+
+
 def _mean_abs(g: GraphBuilder, x: ir.Value) -> ir.Value:
-    """Return the mean magnitude: first of each sample, because one sum over millions of values rounds too often."""
-    of_samples = (
-        g.ReduceMean(g.Abs(x), list(range(1, len(shape_of(x)))), keepdims=0) if len(shape_of(x)) > 1 else g.Abs(x)
-    )
-    return g.ReduceMean(of_samples, keepdims=0)
+    return _mean(g, g.Abs(x))
+
+
+def _mean(g: GraphBuilder, x: ir.Value) -> ir.Value:
+    """Return the mean over all elements: first over each sample's, as one sum over millions would lose digits."""
+    of_sample = list(range(1, len(shape_of(x))))
+    return g.ReduceMean(g.ReduceMean(x, of_sample, keepdims=0) if of_sample else x, keepdims=0)

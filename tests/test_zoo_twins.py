@@ -21,7 +21,7 @@ import pytest
 import torch
 from torch import nn
 
-from netc.build import FLOAT, output_entries, train_program
+from netc.build import FLOAT, output_entries, step_programs
 from netc.graph.builder import IR_VERSION
 from netc.network import Network, lower
 from netc.spec.load import Loaded
@@ -173,7 +173,7 @@ def test_a_step_agrees_with_the_module(name: str) -> None:
 def training_session(network: Network, spec: Loaded) -> ort.InferenceSession:
     """Compile the training program alone, with the scores among its outputs."""
     output_entries(network)
-    program = train_program(spec, network, "cpu", FLOAT)
+    program = step_programs("train", spec, network, "cpu", FLOAT)["train"]
     model = ir.to_proto(ir.Model(program.graph, ir_version=IR_VERSION))
     options = ort.SessionOptions()
     options.intra_op_num_threads = THREADS

@@ -23,7 +23,7 @@ _LONGEST_LINE = 1 << 16
 
 
 class Monitor:
-    """Writes a row for each statistic of the first step and of every `every`-th; none where `every` is None.
+    """Writes a row for each statistic of the first step and of every `every`-th; none if that is None.
 
     A row is about one step, counted from 1, and its last batch if it takes several. `value` is empty where it is not
     finite, such as the relative change of a bias that is 0.
@@ -70,7 +70,8 @@ class Monitor:
         """Return the program of the running phase, which is loaded when it is needed first."""
         if self._loaded is None or self._loaded[0] != key:
             artifact = self._artifact
-            program = Program(artifact.file(key), self._host, artifact.graph(key), artifact.content(key))
+            content = artifact.content(key)
+            program = Program(artifact.file(key), self._host, artifact.graph(key), content, spins=False)
             self._loaded = key, program
         return self._loaded[1]
 

@@ -69,6 +69,7 @@ def import_onnxruntime() -> ModuleType:
 class Program:
     """One ONNX file, loaded.
 
+    Unless it `spins`, its threads sleep while they have nothing to do, which leaves the cores to other programs.
     `interface` None takes the description that the file carries itself; `content` is the file's bytes where it
     is not written yet. `device` is "cpu" or "cuda", whichever is really active, and `reason` says why. Raises
     DriverError: 3 if ONNX Runtime is missing or `cuda` was asked for and is not active, 2 if the file does not
@@ -76,7 +77,12 @@ class Program:
     """
 
     def __init__(
-        self, path: Path, host: Host, interface: Interface | None = None, content: bytes | None = None
+        self,
+        path: Path,
+        host: Host,
+        interface: Interface | None = None,
+        content: bytes | None = None,
+        spins: bool = True,
     ) -> None:
         self.path = path
         self.ort = import_onnxruntime()
@@ -86,6 +92,8 @@ class Program:
         options = self.ort.SessionOptions()
         options.intra_op_num_threads = host.thread_count
         options.log_severity_level = _ERRORS_ONLY
+        if not spins:
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         providers = _providers(self.ort, host.device)
         content = content or read_bounded(path, _LIMIT)
         _refuse_external_data(path, content)
