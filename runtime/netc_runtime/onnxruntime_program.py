@@ -84,6 +84,8 @@ class OnnxRuntimeProgram(Program):
         # With a pattern the second run takes one block for all tensors, while those of the first run are kept: double
         # the memory of a training step.
         options.enable_mem_pattern = False
+        if not host.spins:
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if trace is not None:
             options.enable_profiling = True
             options.profile_file_prefix = str(trace / "profile")

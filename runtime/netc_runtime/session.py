@@ -27,11 +27,13 @@ MOST_THREADS = 1024
 class Host:
     """Where programs run: the device that was asked for and the number of threads of the CPU's operators.
 
-    `threads` None means one for each CPU.
+    `threads` None means one for each CPU. Unless they spin (`spins`), ONNX Runtime's threads sleep while they have
+    nothing to do, which leaves the cores to other programs.
     """
 
     device: Device = "auto"
     threads: int | None = None
+    spins: bool = True
 
     @property
     def thread_count(self) -> int:
