@@ -14,6 +14,8 @@ import yaml
 from netc.errors import Diagnostic, Position
 from netc.spec.scalars import shown
 
+MAX_DEPTH = 64  # of nested mappings and lists; lets everything behind the parser recurse without fear
+TOO_DEEP = f"nested deeper than {MAX_DEPTH} levels; make the spec flatter"
 _DIRECTIVE = 'lines that start with "%" are not part of the language; remove this line'
 _TAB = "a tab stands where YAML wants spaces; indent with spaces"
 # `key:value` at the start of a line. Possessive, or a line of a million dashes would take quadratic time.
@@ -201,6 +203,7 @@ _SENTENCES: list[tuple[tuple[str, ...], Callable[[_Problem], Diagnostic]]] = [
     (("scalar: found unexpected end of stream", "unexpected document"), _unclosed_quote),
     (("quoted scalar",), _bad_escape),
     (("flow sequence", "flow mapping"), _in_brackets),
+    (("nesting depth",), lambda p: p.here(TOO_DEEP)),  # libyaml's own limit, which is larger than ours
     (("node content",), _no_value),
     (("mapping values",), _bad_colon),
     (("expected ':'",), _no_colon),

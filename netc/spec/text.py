@@ -14,13 +14,12 @@ import yaml
 
 from netc.errors import Diagnostic, Position, SpecError
 from netc.spec.scalars import Scalar, ScalarError, is_collection_tag, resolve, resolve_tagged, shown, tag_message
-from netc.spec.syntax import Source, at, directive, explain, forbidden_character
+from netc.spec.syntax import MAX_DEPTH, TOO_DEEP, Source, at, directive, explain, forbidden_character
 from netc.spec.tree import Entry, Node, Tree, weight
 
 __all__ = ["MAX_BYTES", "MAX_DEPTH", "MAX_NODES", "Tree", "parse_node", "parse_tree", "read_tree"]
 
 MAX_BYTES = 1 << 20  # of a text; ResNet-152 written out in full has 0.1 MiB
-MAX_DEPTH = 64  # of nested mappings and lists; lets everything behind this module recurse without fear
 MAX_MISTAKES = 100  # reported at once; nobody reads more
 MAX_NODES = 200_000  # of keys and values with all aliases expanded; what follows takes time for each
 
@@ -185,14 +184,14 @@ class _Composer:
         else:
             self.add_size(node.size, position)
             if len(self.open) + node.depth > MAX_DEPTH:
-                self.fatal(Diagnostic(position, _TOO_DEEP))
+                self.fatal(Diagnostic(position, TOO_DEEP))
         self.add(Node(position, node.content if node else None), None)
 
     def on_start(self, event: Any) -> None:
         position = self.where(event.start_mark)
         is_map = isinstance(event, yaml.MappingStartEvent)
         if len(self.open) >= MAX_DEPTH:
-            self.fatal(Diagnostic(position, _TOO_DEEP))
+            self.fatal(Diagnostic(position, TOO_DEEP))
         if event.tag is not None and not is_collection_tag(event.tag, "map" if is_map else "seq"):
             self.report(position, tag_message(event.tag))
         if self.source.option and not event.flow_style:
@@ -262,6 +261,3 @@ class _Composer:
 
     def fatal(self, diagnostic: Diagnostic) -> NoReturn:
         raise SpecError([*self.diagnostics, diagnostic]) from None
-
-
-_TOO_DEEP = f"nested deeper than {MAX_DEPTH} levels; make the spec flatter"
