@@ -1,11 +1,13 @@
-"""Time a training step of netc beside PyTorch eager: same cores, same mathematics, interleaved in one run.
+"""Time a training step of netc beside PyTorch's: same cores, same mathematics, interleaved in one run.
 
-    python benchmarks/step.py [--steps 60] [--threads 2] [--json results.json]
+    python benchmarks/step.py [WORKLOAD ...] [--rounds 7] [--steps 5] [--threads 2] [--engines cpu,eager,compiled]
+                              [--json FILE] [--markdown FILE] [--no-memory]
 
-Both sides start from the same weights and see the same batches; the losses of all steps are compared at the end, so
-that a side that computes less is found out. Blocks of steps alternate; the first step of a block, in which the threads
-of the other side may still be spinning, is not counted. The ratio is netc / PyTorch, the median over rounds: below 1,
-netc is faster.
+All engines start from the same weights and see the same batches. Before they are timed, their losses on one batch,
+trained on again and again, are compared, so that an engine that computes less is found out. Then rounds follow: in
+each, every engine does a block of steps, in turns of who begins. The first step of a block, in which the threads of the
+engine before may still be spinning, is not counted; neither is the first round. A ratio is the median over the rounds
+of (median of netc's block) / (median of PyTorch's block): below 1, netc is faster. docs/benchmarks.md says more.
 """
 
 import argparse
@@ -14,216 +16,186 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
-import onnxruntime
-import torch
-from torch import nn
+from benchmarks import memory
+from benchmarks.engines import ENGINES, Engine
+from benchmarks.machine import MatrixPeak, description
+from benchmarks.workloads import BATCHES, WORKLOADS, Prepared, Workload
 
-from netc.build import build
-from netc.emit import write
-from netc.spec.load import load
-from netc.spec.overrides import apply_override
-from netc.spec.text import read_tree
-from netc_runtime.artifact import Artifact
-from netc_runtime.session import Host
-from netc_runtime.step import TrainingStep
-
-SPECS = Path(__file__).parents[1] / "specs"
-BLOCK = 6  # steps a side and round, the first not counted
-
-
-class Residual(nn.Module):
-    """A basic block of He et al. (2016) with a projection where the shape changes."""
-
-    def __init__(self, channels: int, out: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(channels, out, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(out)
-        self.conv2 = nn.Conv2d(out, out, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(out)
-        if stride != 1 or channels != out:
-            self.project: nn.Module = nn.Conv2d(channels, out, 1, stride, bias=False)
-            self.bn3: nn.Module = nn.BatchNorm2d(out)
-        else:
-            self.project = self.bn3 = nn.Identity()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return relu(f(x) + shortcut(x))."""
-        y = torch.relu(self.bn1(self.conv1(x)))
-        return torch.relu(self.bn2(self.conv2(y)) + self.bn3(self.project(x)))
-
-
-def lenet() -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(1, 20, 5),
-        nn.MaxPool2d(2, 2),
-        nn.Conv2d(20, 50, 5),
-        nn.MaxPool2d(2, 2),
-        nn.Flatten(),
-        nn.Linear(800, 500),
-        nn.ReLU(),
-        nn.Linear(500, 10),
-    )
-
-
-def resnet_tiny() -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(3, 16, 3, 1, 1, bias=False),
-        nn.BatchNorm2d(16),
-        nn.ReLU(),
-        Residual(16, 16, 1),
-        Residual(16, 32, 2),
-        Residual(32, 64, 2),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(64, 10),
-    )
+REFERENCES = ("eager", "compiled")  # what netc's engines are compared with
+CHECKED = 10  # updates whose losses are compared
+# Of the loss. Sums of float32 in another order differ by 1e-7; rectifiers and pooling windows whose inputs lie that
+# near their kink switch, and ten updates carry it on. torch.compile and eager differ by 4e-4 in the worst workload.
+BOUND = 2e-3
+FALL = 0.02  # of the loss over those updates, at least: ten times the bound, so that the comparison says something
 
 
 @dataclass(frozen=True)
-class Workload:
-    """A spec with overrides, and the same network in PyTorch; `order` lists the layers as PyTorch's parameters come."""
+class Round:
+    """Median milliseconds a step of each engine, and the peak of matrix products measured beside, in GFLOP/s."""
 
-    name: str
-    spec: str
-    overrides: tuple[str, ...]
-    module: Callable[[], nn.Module]
-    order: tuple[str, ...]
-
-
-def _block(name: str, projected: bool) -> tuple[str, ...]:
-    parts = ("conv1", "bn1", "conv2", "bn2", *(("project", "bn3") if projected else ()))
-    return tuple(f"{name}/{part}" for part in parts)
-
-
-# A fixed rate: only then is Caffe's momentum, with the rate inside, the same as PyTorch's.
-WORKLOADS = (
-    Workload(
-        "LeNet, batch 64",
-        "lenet",
-        ("solver.lr_policy=fixed", "data.batch_size=64"),
-        lenet,
-        ("conv1", "conv2", "ip1", "ip2"),
-    ),
-    Workload(
-        "resnet_tiny at CIFAR's shape, batch 128",
-        "resnet_tiny",
-        ("solver.lr_policy=fixed", "solver.base_lr=0.01", "data.batch_size=128", "inputs.image.shape=[3, 32, 32]"),
-        resnet_tiny,
-        ("conv0", "bn0", *_block("res1", False), *_block("res2", True), *_block("res3", True), "scores"),
-    ),
-)
+    milliseconds: dict[str, float]
+    peak: float
 
 
 @dataclass(frozen=True)
 class Result:
-    """Medians in milliseconds a step over `steps` counted steps, and the median ratio netc / PyTorch of the rounds."""
+    """One workload.
 
-    workload: str
-    steps: int
-    netc_ms: float
-    torch_ms: float
-    ratio: float
-    rounds: list[float]
-    loss_difference: float
+    Attributes:
+        flops: operations of a step: two a multiply-add, three times those of the forward pass.
+        rounds: those that count.
+        memory: peak bytes of a step beyond the libraries, by engine.
+        losses: of the compared updates, by engine.
+    """
 
+    name: str
+    title: str
+    flops: int
+    rounds: list[Round]
+    memory: dict[str, int]
+    losses: dict[str, list[float]]
 
-def measure(workload: Workload, steps: int, threads: int) -> Result:
-    """Interleave both sides on one workload."""
-    tree = read_tree(SPECS / f"{workload.spec}.yaml")
-    for option in workload.overrides:
-        tree = apply_override(tree, option)
-    loaded = load(tree)
-    with tempfile.TemporaryDirectory() as folder:
-        write(build(loaded), Path(folder) / "artifact")
-        artifact = Artifact.load(Path(folder) / "artifact")
-        state = artifact.initial_state()
-        ours = TrainingStep(artifact, state, Host("cpu", threads))
-    torch.set_num_threads(threads)
-    model = workload.module()
-    _copy(state, model, workload.order)
-    solver = loaded.spec.solver
-    optimizer = torch.optim.SGD(
-        model.parameters(), solver.base_lr, momentum=0.9, weight_decay=solver.weight_decay, foreach=True
-    )
-    criterion = nn.CrossEntropyLoss()
-    rounds = -(-steps // (BLOCK - 1))
-    rng = np.random.default_rng(0)
-    shape = next(x.static_shape for x in artifact.graph("train").inputs if x.name == "image")
-    images = rng.uniform(0, 16, (rounds + 1, *shape)).astype(np.float32)
-    labels = rng.integers(0, 10, (rounds + 1, shape[0])).astype(np.int32)
-    scale = float(loaded.spec.data.scale)
+    @property
+    def engines(self) -> list[str]:
+        """The engines that were timed."""
+        return list(self.rounds[0].milliseconds)
 
-    def netc_step(image: np.ndarray, label: np.ndarray) -> float:
-        return ours.run({"image": image, "label": label})["loss"]
+    @property
+    def peak(self) -> float:
+        """The best rate of matrix products in any round, in GFLOP/s."""
+        return max(each.peak for each in self.rounds)
 
-    def torch_step(image: np.ndarray, label: np.ndarray) -> float:
-        loss = criterion(model(torch.from_numpy(image) * scale), torch.from_numpy(label).long())
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        return float(loss.detach())
+    def milliseconds(self, engine: str) -> float:
+        """Return the median over the rounds."""
+        return statistics.median(each.milliseconds[engine] for each in self.rounds)
 
-    times: dict[str, list[float]] = {"netc": [], "torch": []}
-    ratios: list[float] = []
-    losses: dict[str, list[float]] = {"netc": [], "torch": []}
-    for index in range(rounds + 1):
-        medians = {}
-        sides = [("netc", netc_step), ("torch", torch_step)]
-        for name, step in sides if index % 2 else reversed(sides):
-            block = []
-            for _ in range(BLOCK):
-                start = time.perf_counter()
-                losses[name].append(step(images[index], labels[index]))
-                block.append((time.perf_counter() - start) * 1e3)
-            medians[name] = statistics.median(block[1:])
-            if index:  # the first round warms up
-                times[name] += block[1:]
-        if index:
-            ratios.append(medians["netc"] / medians["torch"])
-    difference = max(abs(a / b - 1) for a, b in zip(losses["netc"], losses["torch"], strict=True))
-    return Result(
-        workload.name,
-        len(times["netc"]),
-        statistics.median(times["netc"]),
-        statistics.median(times["torch"]),
-        statistics.median(ratios),
-        ratios,
-        difference,
-    )
+    def ratios(self, engine: str, reference: str) -> list[float]:
+        """Return the ratio of each round, sorted."""
+        return sorted(each.milliseconds[engine] / each.milliseconds[reference] for each in self.rounds)
+
+    def share(self, engine: str) -> float:
+        """Return which part of the peak of matrix products a step reaches."""
+        return self.flops / (self.milliseconds(engine) * 1e6) / self.peak
+
+    def difference(self) -> float:
+        """Return the largest relative difference of two engines' losses."""
+        pairs = zip(*self.losses.values(), strict=True)
+        return max(max(pair) / min(pair) - 1 for pair in pairs)
+
+    def mistakes(self) -> list[str]:
+        """Return what shows that the engines do not train the same network."""
+        found = []
+        if not self.difference() <= BOUND:
+            found.append(f"the losses differ by {self.difference():.1e}, the bound is {BOUND:.0e}")
+        for engine, losses in self.losses.items():
+            if not losses[-1] < (1 - FALL) * losses[0]:
+                found.append(f"the loss of {engine} went from {losses[0]:.4f} to {losses[-1]:.4f}: it does not train")
+        return [f"{self.title}: {mistake}" for mistake in found]
 
 
-def _copy(state: dict[str, np.ndarray], model: nn.Module, order: tuple[str, ...]) -> None:
-    """Give PyTorch's parameters netc's values; they come layer by layer, weight before bias."""
-    ours = [state[f"{layer}.{part}"] for layer in order for part in ("weight", "bias") if f"{layer}.{part}" in state]
-    with torch.no_grad():
-        for parameter, value in zip(model.parameters(), ours, strict=True):
-            parameter.copy_(torch.from_numpy(value))
+def build(engines: list[str], prepared: Prepared, threads: int) -> dict[str, Engine]:
+    return {name: ENGINES[name](prepared, threads) for name in engines}
+
+
+def measure(workload: Workload, engines: list[str], rounds: int, steps: int, threads: int, with_memory: bool) -> Result:
+    """Compare and time the engines on one workload."""
+    with tempfile.TemporaryDirectory(prefix="netc-step-") as folder:
+        prepared = Prepared(workload, Path(folder) / "timed")
+        built = build(engines, prepared, threads)
+        checked = built
+        if workload.without_dropout:  # the engines draw different masks
+            checked = build(engines, Prepared(workload, Path(folder) / "checked", dropout=False), threads)
+        losses = {name: [engine.step(0) for _ in range(CHECKED)] for name, engine in checked.items()}
+        del checked
+        peak = MatrixPeak(threads)
+        timed = [_round(built, peak, steps, number) for number in range(rounds + 1)][1:]
+        built.clear()
+        held = {}
+        if with_memory:
+            measured = [name for name in engines if name != "compiled"]  # whose compiler would be measured
+            held = {name: memory.of_step(workload.name, name, Path(folder) / "timed", threads) for name in measured}
+        return Result(workload.name, workload.title, 6 * prepared.multiply_adds(), timed, held, losses)
+
+
+def _round(engines: dict[str, Engine], peak: MatrixPeak, steps: int, number: int) -> Round:
+    names = list(engines)
+    first = number % len(names)
+    medians = {}
+    for name in names[first:] + names[:first]:
+        block = []
+        for index in range(steps + 1):
+            start = time.perf_counter()
+            engines[name].step(index % BATCHES)
+            block.append((time.perf_counter() - start) * 1e3)
+        medians[name] = statistics.median(block[1:])
+    return Round({name: medians[name] for name in names}, peak.measure())
+
+
+def table(results: list[Result]) -> str:
+    """Return the results as Markdown."""
+    engines = results[0].engines
+    pairs = [(one, other) for one in engines if one not in REFERENCES for other in REFERENCES if other in engines]
+    head = ["Workload", *(f"{name} ms" for name in engines), *(f"{one} / {other}" for one, other in pairs)]
+    head += [f"{name} of peak" for name in engines] + [f"{name} MiB" for name in results[0].memory]
+    head += ["peak GFLOP/s", "losses differ by"]
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1)]
+    for result in results:
+        line = [result.title, *(f"{result.milliseconds(name):.2f}" for name in engines)]
+        for one, other in pairs:
+            ratios = result.ratios(one, other)
+            line.append(f"**{statistics.median(ratios):.2f}** ({ratios[0]:.2f} to {ratios[-1]:.2f})")
+        line += [f"{result.share(name):.0%}" for name in engines]
+        line += [f"{count / 2**20:.0f}" for count in result.memory.values()]
+        lines.append([*line, f"{result.peak:.0f}", f"{result.difference():.0e}"])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Time a training step of netc beside PyTorch eager.")
-    parser.add_argument("--steps", type=int, default=60, help="counted steps a side (default 60)")
-    parser.add_argument("--threads", type=int, default=2, help="threads of both sides (default 2)")
-    parser.add_argument("--json", type=Path, help="also write the results here")
+    parser = argparse.ArgumentParser(description="Time a training step of netc beside PyTorch's.")
+    parser.add_argument("workloads", nargs="*", metavar="WORKLOAD", help=f"from {', '.join(WORKLOADS)}; default all")
+    parser.add_argument("--rounds", type=int, default=7, help="rounds that count (default 7)")
+    parser.add_argument("--steps", type=int, default=5, help="steps of each engine in a round that count (default 5)")
+    parser.add_argument("--threads", type=int, default=2, help="threads of every engine (default 2)")
+    parser.add_argument("--engines", default=",".join(ENGINES), help=f"default {','.join(ENGINES)}")
+    parser.add_argument("--no-memory", action="store_true", help="leave out the memory of a step")
+    parser.add_argument("--json", type=Path, help="also write everything measured here")
+    parser.add_argument("--markdown", type=Path, help="write the table here instead of to stdout")
     arguments = parser.parse_args()
-    print(f"onnxruntime {onnxruntime.__version__}, torch {torch.__version__}, {arguments.threads} threads")
-    results = [measure(workload, arguments.steps, arguments.threads) for workload in WORKLOADS]
-    for result in results:
-        low, high = min(result.rounds), max(result.rounds)
-        print(
-            f"{result.workload}: netc {result.netc_ms:.2f} ms, PyTorch {result.torch_ms:.2f} ms a step, ratio "
-            f"{result.ratio:.2f} ({low:.2f} to {high:.2f} over {len(result.rounds)} rounds of {BLOCK - 1} steps; "
-            f"losses differ by at most {result.loss_difference:.1e})"
+    engines = arguments.engines.split(",")
+    for kind, names, known in (("workload", arguments.workloads, WORKLOADS), ("engine", engines, ENGINES)):
+        if unknown := [name for name in names if name not in known]:
+            parser.error(f'unknown {kind} "{unknown[0]}"; choose from {", ".join(known)}')
+    if min(arguments.rounds, arguments.steps, arguments.threads) < 1:
+        parser.error("--rounds, --steps and --threads should be at least 1")
+    for name in list(engines):
+        if lacking := ENGINES[name].missing():
+            print(f"left out {name}: this machine has no {lacking}", file=sys.stderr)
+            engines.remove(name)
+    versions = sorted({ENGINES[name].version() for name in engines})
+    head = f"{', '.join(versions)}; {arguments.threads} threads; {arguments.rounds} rounds of {arguments.steps} steps"
+    results, mistakes = [], []
+    for name in arguments.workloads or WORKLOADS:
+        result = measure(
+            WORKLOADS[name], engines, arguments.rounds, arguments.steps, arguments.threads, not arguments.no_memory
         )
-    if arguments.json:
-        arguments.json.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
-    # Losses that drift apart mean that the two sides do not train the same network.
-    return 0 if all(result.loss_difference < 1e-2 for result in results) else 1
+        results.append(result)
+        mistakes += result.mistakes()
+        print(f"{result.title} done", file=sys.stderr)
+        if arguments.json:  # after each, since a run may be cut short
+            record = {"machine": description(), "versions": versions, "threads": arguments.threads}
+            record |= {"steps": arguments.steps, "results": [asdict(each) for each in results]}
+            arguments.json.write_text(json.dumps(record, indent=1) + "\n")
+    text = f"{head}\n\n{table(results)}"
+    if arguments.markdown:
+        arguments.markdown.write_text(text)
+    else:
+        print(text)
+    for mistake in mistakes:
+        print(mistake, file=sys.stderr)
+    return 1 if mistakes else 0
 
 
 if __name__ == "__main__":

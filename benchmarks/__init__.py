@@ -1,0 +1,1 @@
+"""Benchmarks of netc; docs/benchmarks.md says what each measures."""

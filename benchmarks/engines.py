@@ -1,0 +1,148 @@
+"""What a training step is timed on: every engine is one class, and one line of ENGINES."""
+
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+import onnxruntime
+import torch
+from torch import nn
+
+from benchmarks.networks import rectify_in_place
+from benchmarks.workloads import Prepared
+from netc.rewrite.passes import Target
+from netc.solver.adaptive import Adam
+from netc.solver.rules import SGD, Nesterov
+from netc_runtime.session import Host
+from netc_runtime.step import TrainingStep
+
+
+class Engine(ABC):
+    """A workload that trains from the artifact's first state.
+
+    Attributes:
+        title: what the table calls the engine.
+    """
+
+    title: ClassVar[str]
+
+    @abstractmethod
+    def __init__(self, prepared: Prepared, threads: int) -> None:
+        """Build the step; what is compiled is compiled at the first call of `step` at the latest."""
+
+    @abstractmethod
+    def step(self, index: int) -> float:
+        """Do one update on the batch of this number; return the objective before it."""
+
+    @classmethod
+    def missing(cls) -> str | None:
+        """Return what this machine lacks for this engine, None if it can run."""
+        return None
+
+    @classmethod
+    def version(cls) -> str:
+        """Return the name and the version of what runs the step."""
+        return f"torch {torch.__version__}"
+
+
+class Cpu(Engine):
+    """netc on ONNX Runtime's CPU provider, driven as `netc train` does."""
+
+    title = "netc, ONNX Runtime CPU"
+    target: ClassVar[Target] = "cpu"
+
+    def __init__(self, prepared: Prepared, threads: int) -> None:
+        artifact = prepared.artifact(self.target)
+        self._step = TrainingStep(artifact, artifact.initial_state(), Host("cpu", threads))
+        self._batches = prepared.batches
+
+    def step(self, index: int) -> float:
+        return self._step.run(self._batches[index])["total"]
+
+    @classmethod
+    def version(cls) -> str:
+        return f"onnxruntime {onnxruntime.__version__}"
+
+
+class Eager(Engine):
+    """PyTorch as it is: modules, autograd, and the fused optimizer."""
+
+    title = "PyTorch eager"
+
+    def __init__(self, prepared: Prepared, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self._model = torch_model(prepared)
+        self._optimizer = torch_optimizer(prepared, self._model)
+        # What a loader would prepare: tensors, and labels of the type that the loss wants.
+        self._batches = [
+            (torch.from_numpy(batch["image"]), torch.from_numpy(batch["label"]).long()) for batch in prepared.batches
+        ]
+        # Mean and scale are a part of netc's step, so of this one as well.
+        data, objective, model = prepared.spec.data, prepared.workload.objective, self._model
+        scale = float(data.scale)
+        mean = torch.tensor(data.mean, dtype=torch.float32).reshape(-1, 1, 1) if np.any(data.mean) else None
+
+        def forward(image: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+            x = image if mean is None else image - mean
+            return objective(model(x * scale), label)
+
+        self._forward = self._prepared(forward)
+
+    def _prepared(self, forward: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        return forward
+
+    def step(self, index: int) -> float:
+        loss = self._forward(*self._batches[index])
+        self._optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        self._optimizer.step()
+        return loss.item()
+
+
+class Compiled(Eager):
+    """PyTorch with torch.compile: forward pass, loss and backward pass compiled, and the fused optimizer."""
+
+    title = "PyTorch compiled"
+
+    def _prepared(self, forward: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        return torch.compile(forward, dynamic=False)
+
+    @classmethod
+    def missing(cls) -> str | None:
+        return None if any(map(shutil.which, ("g++", "clang++"))) else "a C++ compiler"
+
+
+ENGINES: dict[str, type[Engine]] = {"cpu": Cpu, "eager": Eager, "compiled": Compiled}
+
+
+def torch_model(prepared: Prepared) -> nn.Module:
+    """Return the workload's PyTorch network, with the artifact's first parameters."""
+    artifact = prepared.artifact("cpu")
+    state = artifact.initial_state()
+    model = rectify_in_place(prepared.workload.module())
+    if not prepared.dropout:
+        for part in model.modules():
+            if isinstance(part, nn.Dropout):
+                part.p = 0.0
+    ours = [state[tensor.name] for tensor in artifact.state if tensor.role == "parameter"]
+    with torch.no_grad():
+        for parameter, value in zip(model.parameters(), ours, strict=True):
+            assert parameter.shape == value.shape, "the module's layers are in another order than the spec's"
+            parameter.copy_(torch.from_numpy(value))
+    return model
+
+
+def torch_optimizer(prepared: Prepared, model: nn.Module) -> torch.optim.Optimizer:
+    """Return the spec's solver as PyTorch's own, one kernel for all of an update."""
+    solver = prepared.spec.solver
+    options: dict[str, Any] = {"lr": solver.base_lr, "weight_decay": solver.weight_decay, "fused": True}
+    match solver:
+        case SGD() | Nesterov():
+            nesterov = isinstance(solver, Nesterov)
+            return torch.optim.SGD(model.parameters(), momentum=solver.momentum, nesterov=nesterov, **options)
+        case Adam():
+            betas = solver.beta1, solver.beta2
+            return torch.optim.Adam(model.parameters(), betas=betas, eps=solver.eps, **options)
+    raise NotImplementedError(f"no PyTorch optimizer for {solver.type}")
