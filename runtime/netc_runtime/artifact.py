@@ -144,6 +144,7 @@ class Metric:
 class Artifact:
     """What the compiler wrote, validated; the tensors stay on disk until `initial_state`.
 
+    `target` is the engine that the programs were compiled for; a manifest that names none is for any.
     `population_batches` is how many training batches the population statistics are the averages of; 0 without any.
     `iter_size` is how many runs of the training program, each on `batch_size` samples, make one update.
     `digests` holds the SHA-256 of files by name; a manifest may have none.
@@ -160,6 +161,7 @@ class Artifact:
     graphs: Mapping[str, Interface]
     files: Mapping[str, str]
     digests: Mapping[str, str]
+    target: str | None = None
     population_batches: int = 0
     iter_size: int = 1
     init_from: InitFrom | None = None
@@ -223,6 +225,7 @@ class Artifact:
             ),
             graphs=graphs,
             files=files,
+            target=optional(manifest, "target", str),
             population_batches=optional(manifest, "population_batches", int) or 0,
             iter_size=optional(manifest, "iter_size", int) or 1,
             init_from=None if source is None else InitFrom.parse(source),

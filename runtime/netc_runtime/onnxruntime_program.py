@@ -1,6 +1,8 @@
 """Programs on ONNX Runtime: choosing its execution provider, and bindings that are built once."""
 
 import contextlib
+import itertools
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,14 +14,12 @@ import numpy as np
 from netc_runtime.arrays import Array
 from netc_runtime.artifact import Interface, TensorSpec
 from netc_runtime.errors import DamagedFileError, DriverError, ExitCode
-from netc_runtime.session import Buffer, Device, Host, Program, unreadable
+from netc_runtime.session import Buffer, Bundle, Cuda, Host, Program, unreadable
 
 _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
-# TF32 rounds the inputs of float32 products to 10 bits; the exhaustive search times every convolution at its
-# first run, which is slow and may choose differently in the next run.
-_CUDA_OPTIONS = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
-_ERRORS_ONLY = 3
+_ERRORS_ONLY, _FATAL_ONLY = 3, 4
+_ALIGNMENT = 256  # bytes: what CUDA's own allocations have
 
 
 def import_onnxruntime() -> ModuleType:
@@ -56,34 +56,107 @@ class OnnxRuntimeBuffer(Buffer):
         array: Array = self.value.numpy()
         return array
 
+    def bind_input(self, binding: Any, name: str) -> None:
+        """Make this the input `name` of an `onnxruntime.IOBinding`."""
+        binding.bind_ortvalue_input(name, self.value)
+
+    def bind_output(self, binding: Any, name: str) -> None:
+        """Make this the output `name` of an `onnxruntime.IOBinding`."""
+        binding.bind_ortvalue_output(name, self.value)
+
+
+class CudaSlice(Buffer):
+    """One tensor of a `CudaBundle`: `host` lies in the bundle's copy on the host."""
+
+    def __init__(self, spec: TensorSpec, host: Array, address: int) -> None:
+        self.host = host.view(spec.dtype).reshape(spec.static_shape)
+        self._address = address
+
+    def read(self) -> Array:
+        """Return a copy of what the bundle last moved."""
+        return self.host.copy()
+
+    def bind_input(self, binding: Any, name: str) -> None:
+        """Make this the input `name` of an `onnxruntime.IOBinding`."""
+        binding.bind_input(name, "cuda", 0, self.host.dtype.type, self.host.shape, self._address)
+
+    def bind_output(self, binding: Any, name: str) -> None:
+        """Make this the output `name` of an `onnxruntime.IOBinding`."""
+        binding.bind_output(name, "cuda", 0, self.host.dtype.type, self.host.shape, self._address)
+
+
+class CudaBundle(Bundle):
+    """Tensors in one allocation of the GPU.
+
+    Each copy between host and device waits for the GPU, which costs as much as a small layer. And a captured step
+    writes to the device alone: ONNX Runtime brings outputs that are bound to the host there only outside of captures.
+    """
+
+    def __init__(self, ort: ModuleType, specs: Sequence[TensorSpec]) -> None:
+        sizes = [np.dtype(spec.dtype).itemsize * math.prod(spec.static_shape) for spec in specs]
+        starts = [0, *itertools.accumulate(-(-size // _ALIGNMENT) * _ALIGNMENT for size in sizes)]
+        self._host = np.zeros(max(starts[-1], 1), np.uint8)
+        self._value = ort.OrtValue.ortvalue_from_numpy(self._host, "cuda", 0)
+        address = self._value.data_ptr()
+        super().__init__(
+            {
+                spec.name: CudaSlice(spec, self._host[start : start + size], address + start)
+                for spec, size, start in zip(specs, sizes, starts, strict=False)
+            }
+        )
+
+    def write(self, arrays: Mapping[str, Array]) -> None:
+        """Overwrite all tensors."""
+        super().write(arrays)
+        self._value.update_inplace(self._host)
+
+    def read(self) -> dict[str, Array]:
+        """Return all tensors; the next run may overwrite them."""
+        np.copyto(self._host, self._value.numpy())
+        return super().read()
+
 
 class OnnxRuntimeProgram(Program):
-    """A program on ONNX Runtime's CPU or CUDA provider; see `Program`, and `load_program` for what it raises."""
+    """A program on ONNX Runtime's CPU or CUDA provider; see `Program`, and `load_program` for what it raises.
 
-    def __init__(self, path: Path, host: Host, interface: Interface | None, content: bytes) -> None:
+    On CUDA a `steady` program's work is captured at its first runs, each binding's for itself, unless ONNX Runtime
+    refuses; `reason` then says why.
+    """
+
+    def __init__(
+        self, path: Path, host: Host, interface: Interface | None, content: bytes, steady: bool = False
+    ) -> None:
         super().__init__(path)
         self.ort = import_onnxruntime()
         self.engine = f"ONNX Runtime {self.ort.__version__}"
-        options = self.ort.SessionOptions()
-        options.intra_op_num_threads = host.thread_count
-        options.log_severity_level = _ERRORS_ONLY
-        providers = _providers(self.ort, host.device)
-        with self.failures("cannot be loaded"):
+        offered = _offers_cuda(self.ort, host)
+        captured, refusal = offered and steady and host.cuda.graph, ""
+        if captured:
             try:
-                self._session: Any = self.ort.InferenceSession(content, options, providers=providers)
-            except _unreadable(self.ort) as error:
-                raise unreadable(path) from error
+                self._session = self._load(content, host, offered, captured)
+            except _ort_exceptions(self.ort) as error:
+                captured, refusal = False, str(error).splitlines()[0]
+        if not captured:
+            with self.failures("cannot be loaded"):
+                try:
+                    self._session = self._load(content, host, offered, captured)
+                except _unreadable(self.ort) as error:
+                    raise unreadable(path) from error
         self._session.disable_fallback()  # a program must not change its device between two runs
         # ONNX Runtime falls back to the CPU silently: what was asked for proves nothing.
         active = self._session.get_providers()[0]
         self.device = "cuda" if active == _CUDA else "cpu"
-        self.reason = _reason(host.device, self.device, offered=len(providers) > 1)
+        self.reason = _reason(host, self.device, offered, _CUDA in self.ort.get_available_providers())
         if host.device == "cuda" and self.device != "cuda":
             raise DriverError(
                 f"CUDA was asked for but is not active: {self.reason}; use --device cpu, or repair the installation "
                 f"of the NVIDIA driver, CUDA and cuDNN",
                 ExitCode.ENVIRONMENT,
             )
+        # The captures of a session are told apart by number.
+        self._captures = itertools.count(1) if captured and self.device == "cuda" else None
+        if refusal and self.device == "cuda":
+            self.reason += f", without CUDA graphs: {refusal}"
         try:
             metadata: Mapping[str, str] = self._session.get_modelmeta().custom_metadata_map
             names = [value.name for value in self._session.get_inputs()]
@@ -91,6 +164,22 @@ class OnnxRuntimeProgram(Program):
             raise DamagedFileError(f"{path} is damaged: its texts are not UTF-8; export or compile it again") from error
         self._describe(interface, metadata, names)
         self._fixed: dict[str, Any] = {}
+
+    def _load(self, content: bytes, host: Host, offered: bool, captured: bool) -> Any:
+        options = self.ort.SessionOptions()
+        options.intra_op_num_threads = host.thread_count
+        options.log_severity_level = _FATAL_ONLY if captured else _ERRORS_ONLY  # a refused capture is no error
+        providers: list[Any] = [_CPU]
+        if offered:
+            _preload(self.ort)
+            providers.insert(0, (_CUDA, _cuda_options(host.cuda, captured)))
+        # Its fallback would retry a failed session with the default options, which round to TF32.
+        return self.ort.InferenceSession(content, options, providers=providers, enable_fallback=0)
+
+    @property
+    def is_captured(self) -> bool:
+        """Whether runs are launches of a CUDA graph."""
+        return self._captures is not None
 
     def fix(self, feeds: Mapping[str, Array]) -> None:
         """Keep the values of some inputs on the device for all following calls; names of no input are ignored."""
@@ -105,23 +194,34 @@ class OnnxRuntimeProgram(Program):
             results = self._session.run_with_ort_values(list(outputs), self._fixed | values)
         return {name: result.numpy() for name, result in zip(outputs, results, strict=True)}
 
-    def buffer(self, spec: TensorSpec, on_host: bool = False) -> OnnxRuntimeBuffer:
-        """Return a new buffer on the device, or on the host."""
-        return OnnxRuntimeBuffer(self.ort, spec, "cpu" if on_host else self.device)
+    def buffer(self, spec: TensorSpec) -> OnnxRuntimeBuffer:
+        """Return a new buffer on the device."""
+        return OnnxRuntimeBuffer(self.ort, spec, self.device)
+
+    def bundle(self, specs: Sequence[TensorSpec]) -> Bundle:
+        """Return new buffers on the device that one copy fills, or brings to the host."""
+        return CudaBundle(self.ort, specs) if self.device == "cuda" else super().bundle(specs)
 
     def bind(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> Callable[[], None]:
-        """Return a function that runs the program once, from and to these buffers."""
+        """Return a function that runs the program once, from and to these buffers.
+
+        Where it is captured, the first call runs it several times, so no output may be bound to an input's buffer.
+        """
         binding = self._session.io_binding()
         for name, buffer in inputs.items():
-            assert isinstance(buffer, OnnxRuntimeBuffer), "buffers come from this program"
-            binding.bind_ortvalue_input(name, buffer.value)
+            assert isinstance(buffer, OnnxRuntimeBuffer | CudaSlice), "buffers come from this program"
+            buffer.bind_input(binding, name)
         for name, buffer in outputs.items():
-            assert isinstance(buffer, OnnxRuntimeBuffer), "buffers come from this program"
-            binding.bind_ortvalue_output(name, buffer.value)
+            assert isinstance(buffer, OnnxRuntimeBuffer | CudaSlice), "buffers come from this program"
+            buffer.bind_output(binding, name)
+        options = None
+        if self._captures is not None:
+            options = self.ort.RunOptions()
+            options.add_run_config_entry("gpu_graph_id", str(next(self._captures)))
 
         def run() -> None:
             with self.failures("failed"):
-                self._session.run_with_iobinding(binding)
+                self._session.run_with_iobinding(binding, options)
 
         return run
 
@@ -163,22 +263,35 @@ def _ort_exceptions(ort: ModuleType) -> tuple[type[Exception], ...]:
     )
 
 
-def _providers(ort: ModuleType, device: Device) -> list[Any]:
-    if device == "cpu" or _CUDA not in ort.get_available_providers():
-        return [_CPU]
+def _offers_cuda(ort: ModuleType, host: Host) -> bool:
+    """Return whether to ask for CUDA."""
+    may = host.device == "cuda" or (host.device == "auto" and host.not_cuda is None)
+    return may and _CUDA in ort.get_available_providers()
+
+
+def _preload(ort: ModuleType) -> None:
+    """Find the libraries of CUDA that are installed as packages of Python."""
     preload = getattr(ort, "preload_dlls", None)  # new in ONNX Runtime 1.21
     if preload is not None:
         # It prints what it cannot find; stdout belongs to the results.
         with contextlib.redirect_stdout(sys.stderr):
             preload()
-    return [(_CUDA, _CUDA_OPTIONS), _CPU]
 
 
-def _reason(asked: Device, active: Literal["cpu", "cuda"], offered: bool) -> str:
-    if asked == "cpu":
+def _cuda_options(cuda: Cuda, captured: bool) -> dict[str, str]:
+    return {
+        "use_tf32": str(int(cuda.tf32)),
+        "cudnn_conv_algo_search": cuda.convolution.upper(),
+        "prefer_nhwc": str(int(cuda.channels_last)),
+        "enable_cuda_graph": str(int(captured)),
+    }
+
+
+def _reason(host: Host, active: Literal["cpu", "cuda"], offered: bool, has_cuda: bool) -> str:
+    if host.device == "cpu":
         return "as asked"
     if active == "cuda":
-        return "as asked" if asked == "cuda" else "CUDA is active"
+        return "as asked" if host.device == "cuda" else "CUDA is active"
     if offered:
         return "ONNX Runtime could not start its CUDA provider"
-    return "this ONNX Runtime has no CUDA provider"
+    return (has_cuda and host.not_cuda) or "this ONNX Runtime has no CUDA provider"

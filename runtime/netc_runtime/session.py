@@ -24,14 +24,34 @@ MOST_THREADS = 1024
 
 
 @dataclass(frozen=True)
+class Cuda:
+    """How programs run on CUDA.
+
+    Attributes:
+        tf32: round the inputs of float32 products to 10 bits of mantissa, as fast as half precision.
+        graph: capture the work of a training step once and launch it as a whole from then on.
+        convolution: how cuDNN's algorithms are chosen: by rules, or by timing all of them at the first run, which
+            may choose others in the next run.
+        channels_last: let ONNX Runtime compute convolutions with channels last, which puts transposes around them.
+    """
+
+    tf32: bool = False
+    graph: bool = True
+    convolution: Literal["heuristic", "exhaustive"] = "heuristic"
+    channels_last: bool = False
+
+
+@dataclass(frozen=True)
 class Host:
     """Where programs run: the device that was asked for and the number of threads of the CPU's operators.
 
-    `threads` None means one for each CPU.
+    `threads` None means one for each CPU. `not_cuda` says why `auto` must not take CUDA, None if it may.
     """
 
     device: Device = "auto"
     threads: int | None = None
+    cuda: Cuda = Cuda()
+    not_cuda: str | None = None
 
     @property
     def thread_count(self) -> int:
@@ -62,6 +82,22 @@ class Buffer(abc.ABC):
         """Return a copy of the tensor."""
 
 
+class Bundle:
+    """Tensors that move between host and device together, each a buffer to bind; here they are on the host."""
+
+    def __init__(self, buffers: Mapping[str, Buffer]) -> None:
+        self.buffers = buffers
+
+    def write(self, arrays: Mapping[str, Array]) -> None:
+        """Overwrite all tensors."""
+        for name, buffer in self.buffers.items():
+            buffer.write(arrays[name])
+
+    def read(self) -> dict[str, Array]:
+        """Return all tensors; the next run may overwrite them."""
+        return {name: buffer.host for name, buffer in self.buffers.items()}
+
+
 class Program(abc.ABC):
     """One ONNX file, loaded into an engine by `load_program`.
 
@@ -87,8 +123,12 @@ class Program(abc.ABC):
         """Run once and return the named outputs as arrays on the host; raises DriverError (1) if that fails."""
 
     @abc.abstractmethod
-    def buffer(self, spec: TensorSpec, on_host: bool = False) -> Buffer:
-        """Return a new buffer on the device, or on the host."""
+    def buffer(self, spec: TensorSpec) -> Buffer:
+        """Return a new buffer on the device."""
+
+    def bundle(self, specs: Sequence[TensorSpec]) -> Bundle:
+        """Return new buffers on the device that one copy fills, or brings to the host."""
+        return Bundle({spec.name: self.buffer(spec) for spec in specs})
 
     @abc.abstractmethod
     def bind(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> Callable[[], None]:
