@@ -23,6 +23,7 @@ from netc.rewrite.weight_gradient import exchanged
 
 TILE = 64  # rows and columns of a result that one block of threads computes
 BLOCKS = 256  # of threads, that keep a large GPU busy
+MOST_JOINED = 32  # inputs of a Concat that CUDA graphs take
 
 
 def multiply(g: GraphBuilder, site: Site, inputs: Inputs) -> Sequence[ir.Value] | None:
@@ -37,18 +38,19 @@ def multiply(g: GraphBuilder, site: Site, inputs: Inputs) -> Sequence[ir.Value] 
     # What is a stride in the forward pass is a dilation here, and the other way round.
     steps, distances = site.attribute("dilations") or [1, 1], site.attribute("strides") or [1, 1]
     groups = groups_of(n, kernel[0] * kernel[1] * ci, co)
+    if any(pads):  # before there are five axes, for which CUDA has but a slow kernel
+        x = g.Pad(x, np.array([0, 0, *pads[:2], 0, 0, *pads[2:]], np.int64))
     x, dy = (_grouped(g, value, groups) for value in (x, dy))
-    if any(pads):
-        x = g.Pad(x, np.array([0, 0, 0, *pads[:2], 0, 0, 0, *pads[2:]], np.int64))
     taps = [
         _tap(g, x, [u * distances[0], v * distances[1]], outs, steps)
         for u in range(kernel[0])
         for v in range(kernel[1])
     ]
-    columns = g.Concat(*taps, axis=1) if len(taps) > 1 else taps[0]
-    columns = g.Reshape(columns, np.array([groups, len(taps) * ci, -1], np.int64))
+    columns = g.Reshape(_concat(g, taps), np.array([groups, len(taps) * ci, -1], np.int64))
     rows = g.Transpose(g.Reshape(dy, np.array([groups, co, -1], np.int64)), perm=[0, 2, 1])
-    dw = g.ReduceSum(g.MatMul(columns, rows), np.array([0], np.int64), keepdims=0)
+    dw = g.MatMul(columns, rows)
+    if groups > 1:
+        dw = g.ReduceSum(dw, np.array([0], np.int64), keepdims=0)
     return (g.Transpose(g.Reshape(dw, np.array([*kernel, ci, co], np.int64)), perm=[2, 3, 0, 1]),)
 
 
@@ -65,6 +67,13 @@ def _grouped(g: GraphBuilder, v: ir.Value, groups: int) -> ir.Value:
         return g.Reshape(v, np.array([n, c, 1, *plane], np.int64))
     split = g.Reshape(v, np.array([groups, n // groups, c, *plane], np.int64))
     return g.Transpose(split, perm=[0, 2, 1, 3, 4])
+
+
+def _concat(g: GraphBuilder, values: Sequence[ir.Value]) -> ir.Value:
+    """Return the values side by side along axis 1."""
+    while len(values) > MOST_JOINED:
+        values = [_concat(g, values[i : i + MOST_JOINED]) for i in range(0, len(values), MOST_JOINED)]
+    return g.Concat(*values, axis=1) if len(values) > 1 else values[0]
 
 
 def _tap(g: GraphBuilder, x: ir.Value, start: Sequence[int], outs: Sequence[int], steps: Sequence[int]) -> ir.Value:

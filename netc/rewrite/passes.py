@@ -9,8 +9,11 @@ from netc.graph.builder import OPSET
 from netc.graph.verify import VerificationError, verify
 from netc.rewrite import (
     batch_normalization,
+    channel_reduction,
+    constant_output,
     grouped_weight_gradient,
     input_gradient,
+    matrix_weight_gradient,
     max_pool_gradient,
     overlapping_pool_gradient,
     signed_bits,
@@ -28,7 +31,12 @@ RULES: dict[Target, dict[str, ReplayRule]] = {
         "ConvTranspose": input_gradient.flip,
         "ScatterElements": max_pool_gradient.without_indices,
     },
-    "cuda": {},
+    "cuda": {
+        "Conv": matrix_weight_gradient.multiply,
+        "Identity": constant_output.compute,
+        "ReduceMean": channel_reduction.in_two_steps,
+        "ReduceSum": channel_reduction.in_two_steps,
+    },
     "openvino": {
         "Conv": first_of(grouped_weight_gradient.group, weight_gradient.interleave),
         "ScatterElements": first_of(max_pool_gradient.without_indices, overlapping_pool_gradient.without_indices),

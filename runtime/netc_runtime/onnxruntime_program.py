@@ -5,6 +5,7 @@ import itertools
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -65,12 +66,12 @@ class OnnxRuntimeBuffer(Buffer):
         binding.bind_ortvalue_output(name, self.value)
 
 
-class CudaSlice(Buffer):
-    """One tensor of a `CudaBundle`: `host` lies in the bundle's copy on the host."""
+class DeviceSlice(Buffer):
+    """One tensor of a `DeviceBundle`: `host` lies in the bundle's copy on the host."""
 
-    def __init__(self, spec: TensorSpec, host: Array, address: int) -> None:
+    def __init__(self, spec: TensorSpec, host: Array, device: str, address: int) -> None:
         self.host = host.view(spec.dtype).reshape(spec.static_shape)
-        self._address = address
+        self._place = device, 0, self.host.dtype.type, self.host.shape, address
 
     def read(self) -> Array:
         """Return a copy of what the bundle last moved."""
@@ -78,29 +79,29 @@ class CudaSlice(Buffer):
 
     def bind_input(self, binding: Any, name: str) -> None:
         """Make this the input `name` of an `onnxruntime.IOBinding`."""
-        binding.bind_input(name, "cuda", 0, self.host.dtype.type, self.host.shape, self._address)
+        binding.bind_input(name, *self._place)
 
     def bind_output(self, binding: Any, name: str) -> None:
         """Make this the output `name` of an `onnxruntime.IOBinding`."""
-        binding.bind_output(name, "cuda", 0, self.host.dtype.type, self.host.shape, self._address)
+        binding.bind_output(name, *self._place)
 
 
-class CudaBundle(Bundle):
-    """Tensors in one allocation of the GPU.
+class DeviceBundle(Bundle):
+    """Tensors in one allocation of a device.
 
     Each copy between host and device waits for the GPU, which costs as much as a small layer. And a captured step
     writes to the device alone: ONNX Runtime brings outputs that are bound to the host there only outside of captures.
     """
 
-    def __init__(self, ort: ModuleType, specs: Sequence[TensorSpec]) -> None:
+    def __init__(self, ort: ModuleType, specs: Sequence[TensorSpec], device: str) -> None:
         sizes = [np.dtype(spec.dtype).itemsize * math.prod(spec.static_shape) for spec in specs]
         starts = [0, *itertools.accumulate(-(-size // _ALIGNMENT) * _ALIGNMENT for size in sizes)]
         self._host = np.zeros(max(starts[-1], 1), np.uint8)
-        self._value = ort.OrtValue.ortvalue_from_numpy(self._host, "cuda", 0)
+        self._value = ort.OrtValue.ortvalue_from_numpy(self._host.copy(), device, 0)
         address = self._value.data_ptr()
         super().__init__(
             {
-                spec.name: CudaSlice(spec, self._host[start : start + size], address + start)
+                spec.name: DeviceSlice(spec, self._host[start : start + size], device, address + start)
                 for spec, size, start in zip(specs, sizes, starts, strict=False)
             }
         )
@@ -130,16 +131,18 @@ class OnnxRuntimeProgram(Program):
         self.ort = import_onnxruntime()
         self.engine = f"ONNX Runtime {self.ort.__version__}"
         offered = _offers_cuda(self.ort, host)
+        self._load = partial(_load, self.ort, content, host)
+        self._session: Any = None
         captured, refusal = offered and steady and host.cuda.graph, ""
         if captured:
             try:
-                self._session = self._load(content, host, offered, captured)
+                self._session = self._load(offered, captured)
             except _ort_exceptions(self.ort) as error:
-                captured, refusal = False, str(error).splitlines()[0]
+                captured, refusal = False, str(error)
         if not captured:
             with self.failures("cannot be loaded"):
                 try:
-                    self._session = self._load(content, host, offered, captured)
+                    self._session = self._load(offered, captured)
                 except _unreadable(self.ort) as error:
                     raise unreadable(path) from error
         self._session.disable_fallback()  # a program must not change its device between two runs
@@ -153,10 +156,10 @@ class OnnxRuntimeProgram(Program):
                 f"of the NVIDIA driver, CUDA and cuDNN",
                 ExitCode.ENVIRONMENT,
             )
-        # The captures of a session are told apart by number.
-        self._captures = itertools.count(1) if captured and self.device == "cuda" else None
+        self.is_captured = captured and self.device == "cuda"
+        self._captures = itertools.count(1)  # those of a session are told apart by number
         if refusal and self.device == "cuda":
-            self.reason += f", without CUDA graphs: {refusal}"
+            self._say_refused(refusal)
         try:
             metadata: Mapping[str, str] = self._session.get_modelmeta().custom_metadata_map
             names = [value.name for value in self._session.get_inputs()]
@@ -164,22 +167,6 @@ class OnnxRuntimeProgram(Program):
             raise DamagedFileError(f"{path} is damaged: its texts are not UTF-8; export or compile it again") from error
         self._describe(interface, metadata, names)
         self._fixed: dict[str, Any] = {}
-
-    def _load(self, content: bytes, host: Host, offered: bool, captured: bool) -> Any:
-        options = self.ort.SessionOptions()
-        options.intra_op_num_threads = host.thread_count
-        options.log_severity_level = _FATAL_ONLY if captured else _ERRORS_ONLY  # a refused capture is no error
-        providers: list[Any] = [_CPU]
-        if offered:
-            _preload(self.ort)
-            providers.insert(0, (_CUDA, _cuda_options(host.cuda, captured)))
-        # Its fallback would retry a failed session with the default options, which round to TF32.
-        return self.ort.InferenceSession(content, options, providers=providers, enable_fallback=0)
-
-    @property
-    def is_captured(self) -> bool:
-        """Whether runs are launches of a CUDA graph."""
-        return self._captures is not None
 
     def fix(self, feeds: Mapping[str, Array]) -> None:
         """Keep the values of some inputs on the device for all following calls; names of no input are ignored."""
@@ -200,30 +187,42 @@ class OnnxRuntimeProgram(Program):
 
     def bundle(self, specs: Sequence[TensorSpec]) -> Bundle:
         """Return new buffers on the device that one copy fills, or brings to the host."""
-        return CudaBundle(self.ort, specs) if self.device == "cuda" else super().bundle(specs)
+        return DeviceBundle(self.ort, specs, self.device) if self.device == "cuda" else super().bundle(specs)
 
     def bind(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> Callable[[], None]:
         """Return a function that runs the program once, from and to these buffers.
 
         Where it is captured, the first call runs it several times, so no output may be bound to an input's buffer.
         """
+        return _Runs(self, inputs, outputs)
+
+    def run_bound(self, binding: Any, options: Any) -> None:
+        """Run an `onnxruntime.IOBinding` of the session; raises what ONNX Runtime raises."""
+        self._session.run_with_iobinding(binding, options)
+
+    def new_binding(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> tuple[Any, Any]:
+        """Return an `onnxruntime.IOBinding` of the session with these buffers, and the options of its runs."""
         binding = self._session.io_binding()
         for name, buffer in inputs.items():
-            assert isinstance(buffer, OnnxRuntimeBuffer | CudaSlice), "buffers come from this program"
+            assert isinstance(buffer, OnnxRuntimeBuffer | DeviceSlice), "buffers come from this program"
             buffer.bind_input(binding, name)
         for name, buffer in outputs.items():
-            assert isinstance(buffer, OnnxRuntimeBuffer | CudaSlice), "buffers come from this program"
+            assert isinstance(buffer, OnnxRuntimeBuffer | DeviceSlice), "buffers come from this program"
             buffer.bind_output(binding, name)
         options = None
-        if self._captures is not None:
+        if self.is_captured:
             options = self.ort.RunOptions()
             options.add_run_config_entry("gpu_graph_id", str(next(self._captures)))
+        return binding, options
 
-        def run() -> None:
-            with self.failures("failed"):
-                self._session.run_with_iobinding(binding, options)
+    def give_up_capturing(self, reason: str) -> None:
+        """Go on in a session that captures nothing; all bindings must be made again."""
+        self._session = self._load(True, False)
+        self.is_captured = False
+        self._say_refused(reason)
 
-        return run
+    def _say_refused(self, reason: str) -> None:
+        self.reason += f", without CUDA graphs: {reason.splitlines()[0]}"
 
     @contextlib.contextmanager
     def failures(self, what: str) -> Iterator[None]:
@@ -237,6 +236,52 @@ class OnnxRuntimeProgram(Program):
         # On the CPU the value aliases the array, so it gets one of its own. (ascontiguousarray would make a
         # scalar one-dimensional.)
         return self.ort.OrtValue.ortvalue_from_numpy(np.array(array, order="C"), self.device, 0)
+
+
+class _Runs:
+    """Runs a program from and to the same buffers at each call; raises DriverError (1).
+
+    What is captured at the first call may be refused only there: the program then gives up capturing. The state of the
+    step is unharmed, since it is read from other buffers than it is written to.
+    """
+
+    def __init__(
+        self, program: OnnxRuntimeProgram, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]
+    ) -> None:
+        self._program = program
+        self._buffers = inputs, outputs
+        self._is_captured, self._has_run = program.is_captured, False
+        self._binding = program.new_binding(inputs, outputs)
+
+    def __call__(self) -> None:
+        program = self._program
+        with program.failures("failed"):
+            if self._is_captured and not self._has_run:
+                try:
+                    self._run()
+                except _ort_exceptions(program.ort) as error:
+                    if program.is_captured:
+                        program.give_up_capturing(str(error))
+            if self._is_captured != program.is_captured:
+                self._is_captured = program.is_captured
+                self._binding = program.new_binding(*self._buffers)
+            self._run()
+
+    def _run(self) -> None:
+        self._program.run_bound(*self._binding)
+        self._has_run = True
+
+
+def _load(ort: ModuleType, content: bytes, host: Host, offered: bool, captured: bool) -> Any:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = host.thread_count
+    options.log_severity_level = _FATAL_ONLY if captured else _ERRORS_ONLY  # a refused capture is no error
+    providers: list[Any] = [_CPU]
+    if offered:
+        _preload(ort)
+        providers.insert(0, (_CUDA, _cuda_options(host.cuda, captured)))
+    # Its fallback would retry a failed session with the default options, which round to TF32.
+    return ort.InferenceSession(content, options, providers=providers, enable_fallback=0)
 
 
 def _unreadable(ort: ModuleType) -> tuple[type[Exception], ...]:
@@ -282,7 +327,6 @@ def _cuda_options(cuda: Cuda, captured: bool) -> dict[str, str]:
     return {
         "use_tf32": str(int(cuda.tf32)),
         "cudnn_conv_algo_search": cuda.convolution.upper(),
-        "prefer_nhwc": str(int(cuda.channels_last)),
         "enable_cuda_graph": str(int(captured)),
     }
 

@@ -27,18 +27,18 @@ MOST_THREADS = 1024
 class Cuda:
     """How programs run on CUDA.
 
+    There is no choice of ONNX Runtime's layout with channels last: with it training goes wrong from the second step.
+
     Attributes:
         tf32: round the inputs of float32 products to 10 bits of mantissa, as fast as half precision.
         graph: capture the work of a training step once and launch it as a whole from then on.
         convolution: how cuDNN's algorithms are chosen: by rules, or by timing all of them at the first run, which
             may choose others in the next run.
-        channels_last: let ONNX Runtime compute convolutions with channels last, which puts transposes around them.
     """
 
     tf32: bool = False
     graph: bool = True
     convolution: Literal["heuristic", "exhaustive"] = "heuristic"
-    channels_last: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,8 @@ class Program(abc.ABC):
     engine: str
     metadata: Mapping[str, str]
     interface: Interface
+    is_captured: bool = False
+    """Whether the runs of a binding are recorded at its first and launched as a whole from then on."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -26,7 +26,6 @@ class TrainingStep:
         self._program = program
         self.device = program.device
         self.engine = program.engine
-        self.reason = program.reason
         self._specs = {spec.name: spec for spec in artifact.state}
         changing = graph.fed
         self._batch = program.bundle(graph.inputs_of("batch"))
@@ -39,8 +38,13 @@ class TrainingStep:
             for _ in range(2)
         )
         self._current, self._has_run = 0, False
-        self.load_state(state)
         self._bindings = (self._bind(0, 1), self._bind(1, 0))
+        if program.is_captured:
+            # By runs on whatever is there, so that a refusal is known before the first step.
+            for run in self._bindings:
+                run()
+        self.reason = program.reason
+        self.load_state(state)
 
     def _bind(self, source: int, target: int) -> Callable[[], None]:
         inputs, outputs = dict[str, Buffer](), dict[str, Buffer]()
