@@ -23,7 +23,7 @@ from tests.zoo import DIGITS, ZOO, State, batches, compiled, models, next_state,
 ONE = ("solver.max_epochs=1",)
 # Networks that only repeat the blocks of another one of the zoo more often.
 DEEPER = {"resnet34", "resnet101", "resnet152", "resnet56_cifar", "resnet110_cifar"}
-OTHER_TARGETS: tuple[Target, ...] = ("cuda", "web")
+OTHER_TARGETS: tuple[Target, ...] = ("cuda", "web", "openvino")
 CASES: list[tuple[str, Target, tuple[str, ...]]] = [
     *((name, "cpu", ()) for name in ZOO),
     *((name, target, shallow(name)) for name in ZOO if name not in DEEPER for target in OTHER_TARGETS),

@@ -10,8 +10,8 @@ n/q samples each: one grouped convolution, whose groups are independent, and a s
     dw[o, c, u, v] = sum over j of r[j * co + o, u, v * ci + c]
 
 Both operands come out of transposes from channels-last, which cost nothing in OpenVINO: its activations lie that way.
-The number of groups is fixed: one for each of two threads (more groups give more threads work, and were no slower
-with two). It needs a dilation of 1 in the forward pass and gains nothing with a single channel.
+The number of groups is fixed, because a compiled step does not know the threads that will run it: one for each of
+two. It needs a dilation of 1 in the forward pass and gains nothing with a single channel.
 """
 
 from collections.abc import Sequence

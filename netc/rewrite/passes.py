@@ -33,7 +33,6 @@ RULES: dict[Target, dict[str, ReplayRule]] = {
     },
     "cuda": {
         "Conv": matrix_weight_gradient.multiply,
-        "Identity": constant_output.compute,
         "ReduceMean": channel_reduction.in_two_steps,
         "ReduceSum": channel_reduction.in_two_steps,
     },
@@ -46,7 +45,10 @@ RULES: dict[Target, dict[str, ReplayRule]] = {
 
 # What an engine cannot execute, or not exactly: these come first, whatever is fast.
 EXPANSIONS: dict[str, ReplayRule] = {"BatchNormalization": batch_normalization.expand}
-EXPANSIONS_FOR: dict[Target, dict[str, ReplayRule]] = {"openvino": signed_bits.RULES}
+EXPANSIONS_FOR: dict[Target, dict[str, ReplayRule]] = {
+    "cuda": {"Identity": constant_output.compute},
+    "openvino": signed_bits.RULES,
+}
 
 
 def optimize_step(graph: ir.Graph, target: Target, dtype: ir.DataType = ir.DataType.FLOAT) -> ir.Graph:

@@ -71,8 +71,8 @@ class OpenVINOProgram(Program):
             "INFERENCE_NUM_THREADS": host.thread_count,
             "NUM_STREAMS": 1,
             "PERFORMANCE_HINT": "LATENCY",
-            # Two programs in one process, as training and evaluation, that are both pinned to the cores wait for each
-            # other for ever.
+            # A pinned thread waits for its core, even where another one is free: a step beside other work, then
+            # takes minutes.
             "ENABLE_CPU_PINNING": False,
         }
         _refuse_unsigned(path, model)

@@ -71,7 +71,7 @@ def rewrite(path: Path, change: dict[str, Any], drop: str = "") -> None:
         (endless_header, "is damaged or not a safetensors file"),
         (flipped_bit, "is damaged: its content does not have the digest that was recorded"),
         (no_metadata, "is not a checkpoint of netc: it is not JSON"),
-        (lambda path: rewrite(path, {"format": "x"}), "its format should be netc.checkpoint 2"),
+        (lambda path: rewrite(path, {"format": "x"}), "its format should be netc.checkpoint 3"),
         (lambda path: rewrite(path, {"step": "9"}), '"step" should be a JSON integer, not "9"'),
         (lambda path: rewrite(path, {"best": [1]}), r'"best" should be a JSON object, not \[1\]'),
         (lambda path: rewrite(path, {"step": 131}), "does not have the digest that was recorded"),
