@@ -28,7 +28,7 @@ wheel: $(VENV)/installed-test
 	PYTHON=$(BIN)/python scripts/check_wheel
 
 benchmark: $(VENV)/installed-test
-	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/step.py lenet lenet_dsn mlp resnet20 --engines cpu,eager
 	$(BIN)/python benchmarks/overhead.py
 
 $(VENV)/bin/python:
