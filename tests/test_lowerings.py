@@ -9,8 +9,8 @@ import pytest
 from netc.grad.engine import gradients
 from netc.grad.table import VJP
 from netc.graph import GraphBuilder
-from netc.rewrite.passes import optimize_step
-from tests.oracle import Arrays, error, ort_runner, to_model
+from netc.rewrite.passes import Target, optimize_step
+from tests.oracle import PLAIN, PLAIN_POOLING, Arrays, error, ort_runner, to_model
 
 Forward = Callable[[GraphBuilder, ir.Value, ir.Value], ir.Value]
 SEED = 11
@@ -27,11 +27,14 @@ def step(forward: Forward, x: tuple[int, ...], w: tuple[int, ...]) -> ir.Graph:
     return g.graph
 
 
-def both(forward: Forward, x: tuple[int, ...], w: tuple[int, ...], image: np.ndarray | None = None) -> list[Arrays]:
-    """Run the plain lowering and that for the CPU on the same numbers."""
+def both(
+    forward: Forward, x: tuple[int, ...], w: tuple[int, ...], image: np.ndarray | None = None, target: Target = "cpu"
+) -> list[Arrays]:
+    """Run the plain lowering and that for an engine on the same numbers; an `image` is pooled."""
     rng = np.random.default_rng(SEED)
     feed = {"x": rng.standard_normal(x) if image is None else image, "w": rng.standard_normal(w)}
-    graphs = [optimize_step(step(forward, x, w), target) for target in ("cuda", "cpu")]
+    plain = PLAIN if image is None else PLAIN_POOLING
+    graphs = [optimize_step(step(forward, x, w), each) for each in (plain, target)]
     return [ort_runner(to_model(graph))(feed) for graph in graphs]
 
 
