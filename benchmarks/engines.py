@@ -25,9 +25,11 @@ class Engine(ABC):
 
     Attributes:
         title: what the table calls the engine.
+        device: what runs it.
     """
 
     title: ClassVar[str]
+    device: ClassVar[Literal["cpu", "cuda"]] = "cpu"
 
     @abstractmethod
     def __init__(self, prepared: Prepared, threads: int) -> None:
@@ -51,11 +53,11 @@ class Engine(ABC):
 class Netc(Engine):
     """netc's step, compiled for an engine and driven there as `netc train` does."""
 
-    device: ClassVar[Literal["cpu", "openvino"]]
+    target: ClassVar[Literal["cpu", "openvino"]]
 
     def __init__(self, prepared: Prepared, threads: int) -> None:
-        artifact = prepared.artifact(self.device)
-        self._step = TrainingStep(artifact, artifact.initial_state(), Host(self.device, threads))
+        artifact = prepared.artifact(self.target)
+        self._step = TrainingStep(artifact, artifact.initial_state(), Host(self.target, threads))
         self._batches = prepared.batches
 
     def step(self, index: int) -> float:
@@ -66,7 +68,7 @@ class Cpu(Netc):
     """netc on ONNX Runtime's CPU provider."""
 
     title = "netc, ONNX Runtime CPU"
-    device = "cpu"
+    target = "cpu"
 
     @classmethod
     def version(cls) -> str:
@@ -77,7 +79,7 @@ class OpenVINO(Netc):
     """netc on OpenVINO's CPU plugin."""
 
     title = "netc, OpenVINO"
-    device = "openvino"
+    target = "openvino"
 
     @classmethod
     def missing(cls) -> str | None:
@@ -95,22 +97,29 @@ class Eager(Engine):
 
     def __init__(self, prepared: Prepared, threads: int) -> None:
         torch.set_num_threads(threads)
-        self._model = torch_model(prepared)
+        self._model = torch_model(prepared, self.device).to(self.device)
         self._optimizer = torch_optimizer(prepared, self._model)
         # What a loader would prepare: tensors, and labels of the type that the loss wants.
         self._batches = [
-            (torch.from_numpy(batch["image"]), torch.from_numpy(batch["label"]).long()) for batch in prepared.batches
+            self._loaded(torch.from_numpy(batch["image"]), torch.from_numpy(batch["label"]).long())
+            for batch in prepared.batches
         ]
         # Mean and scale are a part of netc's step, so of this one as well.
         data, objective, model = prepared.spec.data, prepared.workload.objective, self._model
         scale = float(data.scale)
-        mean = torch.tensor(data.mean, dtype=torch.float32).reshape(-1, 1, 1) if np.any(data.mean) else None
+        mean = None
+        if np.any(data.mean):
+            mean = torch.tensor(data.mean, dtype=torch.float32, device=self.device).reshape(-1, 1, 1)
 
         def forward(image: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
             x = image if mean is None else image - mean
             return objective(model(x * scale), label)
 
         self._forward = self._prepared(forward)
+
+    def _loaded(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return the tensors of a batch as a loader hands them over."""
+        return tensors
 
     def _prepared(self, forward: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
         return forward
@@ -139,9 +148,9 @@ class Compiled(Eager):
 ENGINES: dict[str, type[Engine]] = {"cpu": Cpu, "openvino": OpenVINO, "eager": Eager, "compiled": Compiled}
 
 
-def torch_model(prepared: Prepared) -> nn.Module:
-    """Return the workload's PyTorch network, with the artifact's first parameters."""
-    artifact = prepared.artifact("cpu")
+def torch_model(prepared: Prepared, target: Literal["cpu", "cuda"]) -> nn.Module:
+    """Return the workload's PyTorch network, with the first parameters of the artifact for `target`."""
+    artifact = prepared.artifact(target)
     state = artifact.initial_state()
     model = rectify_in_place(prepared.workload.module())
     if not prepared.dropout:
@@ -160,11 +169,12 @@ def torch_optimizer(prepared: Prepared, model: nn.Module) -> torch.optim.Optimiz
     """Return the spec's solver as PyTorch's own, one kernel for all of an update."""
     solver = prepared.spec.solver
     options: dict[str, Any] = {"lr": solver.base_lr, "weight_decay": solver.weight_decay, "fused": True}
+    captured = {"capturable": True} if next(model.parameters()).is_cuda else {}
     match solver:
         case SGD() | Nesterov():
             nesterov = isinstance(solver, Nesterov)
             return torch.optim.SGD(model.parameters(), momentum=solver.momentum, nesterov=nesterov, **options)
         case Adam():
             betas = solver.beta1, solver.beta2
-            return torch.optim.Adam(model.parameters(), betas=betas, eps=solver.eps, **options)
+            return torch.optim.Adam(model.parameters(), betas=betas, eps=solver.eps, **options, **captured)
     raise NotImplementedError(f"no PyTorch optimizer for {solver.type}")

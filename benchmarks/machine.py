@@ -14,6 +14,7 @@ import torch
 from onnx import TensorProto, helper
 
 SIZE = 1024  # of the multiplied matrices: 12 MiB in all
+CUDA_SIZE = 4096  # on a GPU, which is not busy with less
 REPEATS = 5
 STATUS = Path("/proc/self/status")
 
@@ -33,6 +34,7 @@ def description() -> dict[str, str | int]:
         "system": platform.system(),
         "python": platform.python_version(),
         "numpy": np.__version__,
+        **({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}),
     }
 
 
@@ -66,6 +68,26 @@ class MatrixPeak:
                 product()
                 best = min(best, time.perf_counter() - start)
         return 2e-9 * SIZE**3 / best
+
+
+class CudaMatrixPeak:
+    """The rate of single-precision matrix products of PyTorch on the GPU."""
+
+    def __init__(self, tf32: bool) -> None:
+        self._tf32 = tf32
+        self._a, self._b = (torch.randn(CUDA_SIZE, CUDA_SIZE, device="cuda") for _ in range(2))
+
+    def measure(self) -> float:
+        """Return GFLOP/s, two operations a multiply-add."""
+        torch.backends.cuda.matmul.allow_tf32 = self._tf32
+        best = float("inf")
+        for _ in range(REPEATS + 1):
+            torch.cuda.synchronize()
+            start = time.perf_counter()
+            torch.mm(self._a, self._b)
+            torch.cuda.synchronize()
+            best = min(best, time.perf_counter() - start)
+        return 2e-9 * CUDA_SIZE**3 / best
 
 
 def resident() -> int:

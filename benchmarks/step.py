@@ -1,7 +1,7 @@
 """Time a training step of netc beside PyTorch's: same cores, same mathematics, interleaved in one run.
 
     python benchmarks/step.py [WORKLOAD ...] [--rounds 7] [--steps 5] [--threads 2] [--engines cpu,eager,compiled]
-                              [--json FILE] [--markdown FILE] [--no-memory]
+                              [--device cuda [--tf32]] [--json FILE] [--markdown FILE] [--no-memory]
 
 All engines start from the same weights and see the same batches. Before they are timed, their losses on one batch,
 trained on again and again, are compared, so that an engine that computes less is found out. Then rounds follow: in
@@ -23,14 +23,18 @@ import numpy as np
 
 from benchmarks import memory
 from benchmarks.engines import ENGINES, Engine
-from benchmarks.machine import MatrixPeak, description
-from benchmarks.workloads import BATCHES, WORKLOADS, Prepared, Workload
+from benchmarks.engines_cuda import CUDA_ENGINES
+from benchmarks.machine import CudaMatrixPeak, MatrixPeak, description
+from benchmarks.workloads import BATCHES, FOR_GPU, WORKLOADS, Prepared, Workload
 
-REFERENCES = ("eager", "compiled")  # what netc's engines are compared with
+# What netc's engines are compared with.
+REFERENCES = ("eager", "compiled", "cuda-eager", "cuda-compiled", "cuda-eager-graph", "cuda-compiled-graph")
+ALL_ENGINES = ENGINES | CUDA_ENGINES
 CHECKED = 10  # updates whose losses are compared
 # Of the first loss. Sums of float32 in another order differ by 1e-7; rectifiers and pooling windows whose inputs lie
 # that near their kink switch, and ten updates carry it on: PyTorch in float32 differs from itself in float64 by 3e-4.
 BOUND = 1e-3
+BOUND_TF32 = 1e-2  # products of inputs that are rounded to 10 bits differ by 1e-3
 FALL = 0.02  # of the loss over those updates, at least: many times the bound, so that the comparison says something
 
 
@@ -51,6 +55,7 @@ class Result:
         rounds: those that count.
         memory: peak bytes of a step beyond the libraries, by engine.
         losses: of the compared updates, by engine.
+        bound: of the losses' relative difference.
     """
 
     name: str
@@ -59,6 +64,7 @@ class Result:
     rounds: list[Round]
     memory: dict[str, int]
     losses: dict[str, list[float]]
+    bound: float = BOUND
 
     @property
     def engines(self) -> list[str]:
@@ -90,8 +96,8 @@ class Result:
     def mistakes(self) -> list[str]:
         """Return what shows that the engines do not train the same network."""
         found = []
-        if not self.difference() <= BOUND:
-            found.append(f"the losses differ by {self.difference():.1e}, the bound is {BOUND:.0e}")
+        if not self.difference() <= self.bound:
+            found.append(f"the losses differ by {self.difference():.1e}, the bound is {self.bound:.0e}")
         for engine, losses in self.losses.items():
             if not losses[-1] < (1 - FALL) * losses[0]:
                 found.append(f"the loss of {engine} went from {losses[0]:.4f} to {losses[-1]:.4f}: it does not train")
@@ -99,30 +105,34 @@ class Result:
 
 
 def build(engines: list[str], prepared: Prepared, threads: int) -> dict[str, Engine]:
-    return {name: ENGINES[name](prepared, threads) for name in engines}
+    return {name: ALL_ENGINES[name](prepared, threads) for name in engines}
 
 
-def measure(workload: Workload, engines: list[str], rounds: int, steps: int, threads: int, with_memory: bool) -> Result:
+def measure(
+    workload: Workload, engines: list[str], rounds: int, steps: int, threads: int, with_memory: bool, tf32: bool
+) -> Result:
     """Compare and time the engines on one workload."""
     with tempfile.TemporaryDirectory(prefix="netc-step-") as folder:
-        prepared = Prepared(workload, Path(folder) / "timed")
+        prepared = Prepared(workload, Path(folder) / "timed", tf32=tf32)
         built = build(engines, prepared, threads)
         checked = built
         if workload.without_dropout:  # the engines draw different masks
-            checked = build(engines, Prepared(workload, Path(folder) / "checked", dropout=False), threads)
+            checked = build(engines, Prepared(workload, Path(folder) / "checked", False, tf32), threads)
         losses = {name: [engine.step(0) for _ in range(CHECKED)] for name, engine in checked.items()}
         del checked
-        peak = MatrixPeak(threads)
+        on_gpu = ALL_ENGINES[engines[0]].device == "cuda"
+        peak = CudaMatrixPeak(tf32) if on_gpu else MatrixPeak(threads)
         timed = [_round(built, peak, steps, number) for number in range(rounds + 1)][1:]
         built.clear()
         held = {}
         if with_memory:
             measured = [name for name in engines if name != "compiled"]  # whose compiler would be measured
             held = {name: memory.of_step(workload.name, name, Path(folder) / "timed", threads) for name in measured}
-        return Result(workload.name, workload.title, 6 * prepared.multiply_adds(), timed, held, losses)
+        bound = BOUND_TF32 if tf32 else BOUND
+        return Result(workload.name, workload.title, 6 * prepared.multiply_adds(), timed, held, losses, bound)
 
 
-def _round(engines: dict[str, Engine], peak: MatrixPeak, steps: int, number: int) -> Round:
+def _round(engines: dict[str, Engine], peak: MatrixPeak | CudaMatrixPeak, steps: int, number: int) -> Round:
     names = list(engines)
     first = number % len(names)
     medians = {}
@@ -161,27 +171,41 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=7, help="rounds that count (default 7)")
     parser.add_argument("--steps", type=int, default=5, help="steps of each engine in a round that count (default 5)")
     parser.add_argument("--threads", type=int, default=2, help="threads of every engine (default 2)")
-    parser.add_argument("--engines", default=",".join(ENGINES), help=f"default {','.join(ENGINES)}")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="whose engines to time (default cpu)")
+    parser.add_argument("--tf32", action="store_true", help="let the GPU round the inputs of products")
+    parser.add_argument("--engines", help=f"default {','.join(ENGINES)}, or with cuda {','.join(CUDA_ENGINES)}")
     parser.add_argument("--no-memory", action="store_true", help="leave out the memory of a step")
     parser.add_argument("--json", type=Path, help="also write everything measured here")
     parser.add_argument("--markdown", type=Path, help="write the table here instead of to stdout")
     arguments = parser.parse_args()
-    engines = arguments.engines.split(",")
-    for kind, names, known in (("workload", arguments.workloads, WORKLOADS), ("engine", engines, ENGINES)):
+    on_gpu = arguments.device == "cuda"
+    offered = CUDA_ENGINES if on_gpu else ENGINES
+    engines = arguments.engines.split(",") if arguments.engines else list(offered)
+    for kind, names, known in (("workload", arguments.workloads, WORKLOADS), ("engine", engines, offered)):
         if unknown := [name for name in names if name not in known]:
             parser.error(f'unknown {kind} "{unknown[0]}"; choose from {", ".join(known)}')
     if min(arguments.rounds, arguments.steps, arguments.threads) < 1:
         parser.error("--rounds, --steps and --threads should be at least 1")
     for name in list(engines):
-        if lacking := ENGINES[name].missing():
+        if lacking := offered[name].missing():
             print(f"left out {name}: this machine has no {lacking}", file=sys.stderr)
             engines.remove(name)
-    versions = sorted({ENGINES[name].version() for name in engines})
+    if not engines:
+        return 1
+    versions = sorted({offered[name].version() for name in engines})
     head = f"{', '.join(versions)}; {arguments.threads} threads; {arguments.rounds} rounds of {arguments.steps} steps"
     results, mistakes = [], []
-    for name in arguments.workloads or WORKLOADS:
+    # The memory of a process says nothing of a GPU's.
+    with_memory = not (arguments.no_memory or on_gpu)
+    for name in arguments.workloads or [name for name in WORKLOADS if on_gpu or name not in FOR_GPU]:
         result = measure(
-            WORKLOADS[name], engines, arguments.rounds, arguments.steps, arguments.threads, not arguments.no_memory
+            WORKLOADS[name],
+            engines,
+            arguments.rounds,
+            arguments.steps,
+            arguments.threads,
+            with_memory,
+            arguments.tf32,
         )
         results.append(result)
         mistakes += result.mistakes()

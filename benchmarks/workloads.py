@@ -19,6 +19,7 @@ from netc.spec.overrides import apply_override
 from netc.spec.text import read_tree
 from netc.summary import summarize
 from netc_runtime.artifact import Artifact
+from tests.torch_models import resnet50
 
 ZOO = Path(__file__).parents[1] / "specs"
 OWN = Path(__file__).parent / "specs"
@@ -99,8 +100,16 @@ WORKLOADS = {
             (*FIXED, "inputs.image.shape=[3, 112, 112]", "data.batch_size=16"),
             networks.resnet18,
         ),
+        Workload(
+            "resnet50",
+            "ResNet-50 at 224 pixels, batch 32",
+            ZOO / "resnet50.yaml",
+            (*FIXED, "data.batch_size=32"),
+            resnet50,
+        ),
     )
 }
+FOR_GPU = ("resnet50",)  # minutes of a step on a CPU tell nothing that the others do not
 
 
 def load_spec(path: Path, overrides: tuple[str, ...]) -> Loaded:
@@ -118,10 +127,11 @@ class Prepared:
         workload: what to prepare.
         folder: where artifacts lie; what lies there is not compiled again.
         dropout: false sets every dropout ratio to 0.
+        tf32: let a GPU round the inputs of float32 products to 10 bits of mantissa.
     """
 
-    def __init__(self, workload: Workload, folder: Path, dropout: bool = True) -> None:
-        self.workload, self.dropout = workload, dropout
+    def __init__(self, workload: Workload, folder: Path, dropout: bool = True, tf32: bool = False) -> None:
+        self.workload, self.dropout, self.tf32 = workload, dropout, tf32
         self._folder = folder
         self.loaded = load_spec(workload.spec, workload.overrides + (() if dropout else workload.without_dropout))
         self.spec = self.loaded.spec

@@ -26,7 +26,8 @@ from netc.graph.rules import broken_rule
 from netc.rewrite.passes import Target
 
 TARGETS: tuple[Target, ...] = get_args(Target)
-PLAIN: Target = "cuda"  # the target whose graphs are as differentiated, without cheaper lowerings
+PLAIN: Target = "web"  # the target whose graphs are as differentiated, but for the gradient of max pooling
+PLAIN_POOLING: Target = "cuda"  # the one whose gradient of max pooling is
 
 Arrays = dict[str, np.ndarray]
 Runner = Callable[[Mapping[str, np.ndarray]], Arrays]

@@ -11,8 +11,8 @@ from netc import rewrite
 from netc.grad.engine import gradients
 from netc.grad.table import VJP
 from netc.graph import GraphBuilder, shape_of
-from netc.rewrite.passes import Platform, optimize_step
-from tests.oracle import PLAIN, Arrays, error
+from netc.rewrite.passes import Platform, Target, optimize_step
+from tests.oracle import PLAIN, PLAIN_POOLING, Arrays, error
 from tests.runs import in_ort
 
 Forward = Callable[[GraphBuilder, ir.Value, ir.Value], ir.Value]
@@ -30,11 +30,14 @@ def step(forward: Forward, x: tuple[int, ...], w: tuple[int, ...]) -> ir.Graph:
     return g.graph
 
 
-def both(forward: Forward, x: tuple[int, ...], w: tuple[int, ...], image: np.ndarray | None = None) -> list[Arrays]:
-    """Run the plain lowering and that for the CPU on the same numbers."""
+def both(
+    forward: Forward, x: tuple[int, ...], w: tuple[int, ...], image: np.ndarray | None = None, target: Target = "cpu"
+) -> list[Arrays]:
+    """Run the plain lowering and that for an engine on the same numbers; an `image` is pooled."""
     rng = np.random.default_rng(SEED)
     feed = {"x": rng.standard_normal(x) if image is None else image, "w": rng.standard_normal(w)}
-    return [in_ort(step(forward, x, w), feed, target) for target in (PLAIN, "cpu")]
+    plain = PLAIN if image is None else PLAIN_POOLING
+    return [in_ort(step(forward, x, w), feed, each) for each in (plain, target)]
 
 
 def operators(forward: Forward, x: tuple[int, ...], w: tuple[int, ...]) -> set[str]:

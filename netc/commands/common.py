@@ -51,6 +51,12 @@ DeviceOption = Annotated[
     typer.Option("--device", "--provider", help="cpu and cuda run on ONNX Runtime; auto takes CUDA where it works."),
 ]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Threads of the CPU's operators; default one a core.")]
+Tf32Option = Annotated[
+    bool, typer.Option("--tf32/--no-tf32", help="On CUDA, round the inputs of products to 10 bits, which is faster.")
+]
+CudaGraphOption = Annotated[
+    bool, typer.Option("--cuda-graph/--no-cuda-graph", help="On CUDA, launch a captured step instead of its kernels.")
+]
 BatchOption = Annotated[int | None, typer.Option(min=1, metavar="N", help="Override data.batch_size.")]
 CheckpointOption = Annotated[str, typer.Option(help="last, best, or the path of a checkpoint.")]
 

@@ -10,10 +10,12 @@ import typer
 from netc.commands.common import (
     BatchOption,
     CheckpointOption,
+    CudaGraphOption,
     Device,
     DeviceOption,
     JsonOption,
     SetOption,
+    Tf32Option,
     ThreadsOption,
     artifact_folder,
     drive,
@@ -32,6 +34,8 @@ def train(
     run: Annotated[Path | None, typer.Option(help="Run folder; default runs/NAME, numbered if taken.")] = None,
     device: DeviceOption = Device.AUTO,
     threads: ThreadsOption = None,
+    tf32: Tf32Option = False,
+    cuda_graph: CudaGraphOption = True,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --run exactly.")] = False,
     seed: Annotated[
         int | None, typer.Option(min=0, max=2**32 - 1, metavar="N", help="Override solver.random_seed.")
@@ -71,12 +75,12 @@ def train(
     from netc_runtime.engines import require_engine
     from netc_runtime.export import export_run
     from netc_runtime.progress import make_reporter
-    from netc_runtime.session import Host
+    from netc_runtime.session import Cuda, Host
     from netc_runtime.trainer import TrainOptions
     from netc_runtime.trainer import train as run_training
 
     drive(lambda: require_engine(device.value))
-    host = Host("cpu" if tune else device.value, threads)
+    host = Host("cpu" if tune else device.value, threads, Cuda(tf32=tf32, graph=cuda_graph))
     reporter = make_reporter(as_json)
     with tempfile.TemporaryDirectory(prefix="netc-") as scratch:
         artifact: Path | None = None

@@ -13,8 +13,11 @@ from netc.graph.verify import VerificationError, verify
 from netc.rewrite import (
     batch_normalization,
     channel_affine,
+    channel_reduction,
+    constant_output,
     grouped_weight_gradient,
     input_gradient,
+    matrix_weight_gradient,
     max_pool_gradient,
     overlapping_pool_gradient,
     signed_bits,
@@ -29,7 +32,7 @@ Target = Literal["cpu", "cuda", "web", "openvino"]
 # What an engine cannot execute, or not exactly, is put right first, whatever is fast.
 NEEDED: dict[Target, Rules] = {
     "cpu": {"BatchNormalization": (batch_normalization.keep, batch_normalization.expand)},
-    "cuda": {"BatchNormalization": (batch_normalization.expand,)},
+    "cuda": {"BatchNormalization": (batch_normalization.expand,), "Identity": (constant_output.compute,)},
     "openvino": {"BatchNormalization": (batch_normalization.expand,), **signed_bits.RULES},
     "web": {"BatchNormalization": (batch_normalization.expand,)},
 }
@@ -41,7 +44,11 @@ RULES: dict[Target, dict[str, Sequence[ReplayRule]]] = {
         "ConvTranspose": (input_gradient.flip,),
         "ScatterElements": (max_pool_gradient.without_indices,),
     },
-    "cuda": {},
+    "cuda": {
+        "Conv": (matrix_weight_gradient.multiply,),
+        "ReduceMean": (channel_reduction.in_two_steps,),
+        "ReduceSum": (channel_reduction.in_two_steps,),
+    },
     "openvino": {
         "Conv": (grouped_weight_gradient.group, weight_gradient.interleave),
         "ScatterElements": (max_pool_gradient.without_indices, overlapping_pool_gradient.without_indices),

@@ -59,6 +59,7 @@ class Metric:
 class Artifact:
     """What the compiler wrote, validated; the tensors stay on disk until `initial_state`.
 
+    `target` is the engine that the programs were compiled for; a manifest that names none is for any.
     `population_batches` is how many training batches the population statistics are the averages of; 0 without any.
     `iter_size` is how many runs of the training program, each on `batch_size` samples, make one update.
     `monitors` names for each training program the one that monitors it; empty unless the run is monitored.
@@ -77,6 +78,7 @@ class Artifact:
     files: Mapping[str, str]
     monitors: Mapping[str, str]
     digests: Mapping[str, str]
+    target: str | None = None
     population_batches: int = 0
     iter_size: int = 1
     init_from: InitFrom | None = None
@@ -140,6 +142,7 @@ class Artifact:
             ),
             graphs=graphs,
             files=files,
+            target=optional(manifest, "target", str),
             population_batches=optional(manifest, "population_batches", int) or 0,
             iter_size=optional(manifest, "iter_size", int) or 1,
             init_from=None if source is None else InitFrom.parse(source),

@@ -1,14 +1,17 @@
 """Loading a program into the engine that the host asks for; an engine is imported only where it is used."""
 
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
+from netc_runtime.artifact import Artifact
 from netc_runtime.errors import DriverError, ExitCode
 from netc_runtime.files import read_bounded, refuse_spec
 from netc_runtime.interface import Interface
 from netc_runtime.session import Device, Host, Program, refuse_external_data
 
 _LIMIT = 2 << 30  # what one protobuf message can hold
+_NOT_FOR_CUDA = ("cpu", "openvino")  # targets whose programs of training may hold what CUDA refuses
 
 
 def load_program(
@@ -16,14 +19,16 @@ def load_program(
     host: Host,
     interface: Interface | None = None,
     content: bytes | None = None,
+    steady: bool = False,
     trace: Path | None = None,
 ) -> Program:
     """Load one ONNX file.
 
     `interface` None takes the description that the file carries itself; `content` is the file's bytes where it
-    is not written yet. `trace` is a folder where ONNX Runtime records every kernel. Raises DriverError: 3 if the engine
-    is missing or `cuda` was asked for and is not active, 2 if the file does not exist or the engine records no kernels,
-    1 if it cannot be loaded.
+    is not written yet. A `steady` program has fixed shapes and is run by `bind` alone, so that an engine may capture
+    what it does. `trace` is a folder where ONNX Runtime records every kernel. Raises DriverError: 3 if the engine is
+    missing or `cuda` was asked for and is not active, 2 if the file does not exist or the engine records no kernels, 1
+    if it cannot be loaded.
     """
     require_engine(host.device)
     if content is None and not path.is_file():
@@ -39,7 +44,23 @@ def load_program(
         return OpenVINOProgram(path, host, interface, content)
     from netc_runtime.onnxruntime_program import OnnxRuntimeProgram
 
-    return OnnxRuntimeProgram(path, host, interface, content, trace)
+    return OnnxRuntimeProgram(path, host, interface, content, steady, trace)
+
+
+def host_for_training(artifact: Artifact, host: Host) -> Host:
+    """Return where the programs of training run: `auto` does not take CUDA for what was compiled for another engine.
+
+    Raises DriverError (2) if `cuda` was asked for such an artifact.
+    """
+    if artifact.target not in _NOT_FOR_CUDA:
+        return host
+    if host.device == "cuda":
+        raise DriverError(
+            f"{artifact.folder} was compiled for {artifact.target} and does not train on CUDA; compile the spec with "
+            f"netc compile --target cuda, or use --device cpu",
+            ExitCode.USAGE,
+        )
+    return replace(host, not_cuda=f"the artifact was compiled for {artifact.target}")
 
 
 def cpu_device() -> Device:

@@ -106,7 +106,7 @@ class OpenVINOProgram(Program):
             self._request.infer()
             return {name: np.array(self._request.get_tensor(name).data) for name in outputs}
 
-    def buffer(self, spec: TensorSpec, on_host: bool = False) -> OpenVINOBuffer:
+    def buffer(self, spec: TensorSpec) -> OpenVINOBuffer:
         """Return a new buffer; all of them are on the host."""
         return OpenVINOBuffer(self._openvino, spec)
 

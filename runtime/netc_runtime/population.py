@@ -14,7 +14,7 @@ from netc_runtime.artifact import POPULATION, Artifact
 from netc_runtime.data.base import Split
 from netc_runtime.data.batches import gather, sample_count, steps_per_epoch
 from netc_runtime.data.order import permutation
-from netc_runtime.engines import load_program
+from netc_runtime.engines import host_for_training, load_program
 from netc_runtime.session import Host
 
 _FIRST_ORDER = 1 << 63  # an epoch that no training reaches, so that its order of samples is another one
@@ -25,6 +25,7 @@ class Population:
 
     def __init__(self, artifact: Artifact, host: Host) -> None:
         self._graph = artifact.graph(POPULATION)
+        host = host_for_training(artifact, host)
         self._program = load_program(artifact.file(POPULATION), host, self._graph, artifact.content(POPULATION))
         self._batch_size = artifact.batch_size
         self._batches = artifact.population_batches

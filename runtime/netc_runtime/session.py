@@ -24,15 +24,35 @@ MOST_THREADS = 1024
 
 
 @dataclass(frozen=True)
+class Cuda:
+    """How programs run on CUDA.
+
+    There is no choice of ONNX Runtime's layout with channels last: with it training goes wrong from the second step.
+
+    Attributes:
+        tf32: round the inputs of float32 products to 10 bits of mantissa, as fast as half precision.
+        graph: capture the work of a training step once and launch it as a whole from then on.
+        convolution: how cuDNN's algorithms are chosen: by rules, or by timing all of them at the first run, which
+            may choose others in the next run.
+    """
+
+    tf32: bool = False
+    graph: bool = True
+    convolution: Literal["heuristic", "exhaustive"] = "heuristic"
+
+
+@dataclass(frozen=True)
 class Host:
     """Where programs run: the device that was asked for and the number of threads of the CPU's operators.
 
-    `threads` None means one for each CPU. Unless they spin (`spins`), ONNX Runtime's threads sleep while they have
-    nothing to do, which leaves the cores to other programs.
+    `threads` None means one for each CPU. `not_cuda` says why `auto` must not take CUDA, None if it may. Unless they
+    spin (`spins`), ONNX Runtime's threads sleep while they have nothing to do, and leave the cores to other programs.
     """
 
     device: Device = "auto"
     threads: int | None = None
+    cuda: Cuda = Cuda()
+    not_cuda: str | None = None
     spins: bool = True
 
     @property
@@ -64,6 +84,22 @@ class Buffer(abc.ABC):
         """Return a copy of the tensor."""
 
 
+class Bundle:
+    """Tensors that move between host and device together, each a buffer to bind; here they are on the host."""
+
+    def __init__(self, buffers: Mapping[str, Buffer]) -> None:
+        self.buffers = buffers
+
+    def write(self, arrays: Mapping[str, Array]) -> None:
+        """Overwrite all tensors."""
+        for name, buffer in self.buffers.items():
+            buffer.write(arrays[name])
+
+    def read(self) -> dict[str, Array]:
+        """Return all tensors; the next run may overwrite them."""
+        return {name: buffer.host for name, buffer in self.buffers.items()}
+
+
 class Program(abc.ABC):
     """One ONNX file, loaded into an engine by `load_program`.
 
@@ -76,6 +112,8 @@ class Program(abc.ABC):
     engine: str
     metadata: Mapping[str, str]
     interface: Interface
+    is_captured: bool = False
+    """Whether the runs of a binding are recorded at its first and launched as a whole from then on."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -93,12 +131,23 @@ class Program(abc.ABC):
         """Run once and return the named outputs as arrays on the host; raises DriverError (1) if that fails."""
 
     @abc.abstractmethod
-    def buffer(self, spec: TensorSpec, on_host: bool = False) -> Buffer:
-        """Return a new buffer on the device, or on the host."""
+    def buffer(self, spec: TensorSpec) -> Buffer:
+        """Return a new buffer on the device."""
+
+    def bundle(self, specs: Sequence[TensorSpec]) -> Bundle:
+        """Return new buffers on the device that one copy fills, or brings to the host."""
+        return Bundle({spec.name: self.buffer(spec) for spec in specs})
 
     @abc.abstractmethod
     def bind(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> Callable[[], None]:
         """Return a function that runs the program once, from and to these buffers; it raises DriverError (1)."""
+
+    @abc.abstractmethod
+    def peek(self, inputs: Mapping[str, Buffer], outputs: Sequence[TensorSpec]) -> list[Any]:
+        """Run once on buffers, which may be more than the inputs, and return the scalars `outputs`.
+
+        None of the memory that the run takes is kept, as far as the engine can. Raises DriverError (1) if it fails.
+        """
 
     def _describe(self, interface: Interface | None, metadata: Mapping[str, str], names: Sequence[str]) -> None:
         """Set `metadata` and `interface`, which None takes from the metadata; `names` are the file's inputs."""
@@ -112,13 +161,6 @@ class Program(abc.ABC):
             return Interface.parse(parse_object(self.metadata.get("netc.interface", "")))
         except MalformedError as error:
             raise NotExportedError(self.path, "netc.interface") from error
-
-    @abc.abstractmethod
-    def peek(self, inputs: Mapping[str, Buffer], outputs: Sequence[TensorSpec]) -> list[Any]:
-        """Run once on buffers, which may be more than the inputs, and return the scalars `outputs`.
-
-        None of the memory that the run takes is kept, as far as the engine can. Raises DriverError (1) if it fails.
-        """
 
 
 def unreadable(path: Path) -> DamagedFileError:

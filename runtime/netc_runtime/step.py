@@ -7,7 +7,7 @@ import numpy as np
 
 from netc_runtime.arrays import Array
 from netc_runtime.artifact import Artifact
-from netc_runtime.engines import load_program
+from netc_runtime.engines import host_for_training, load_program
 from netc_runtime.errors import DriverError
 from netc_runtime.session import Buffer, Host
 
@@ -29,14 +29,15 @@ class TrainingStep:
         trace: Path | None = None,
     ) -> None:
         graph = artifact.graph(key)
-        self._program = program = load_program(artifact.file(key), host, graph, artifact.content(key), trace)
+        host = host_for_training(artifact, host)
+        program = load_program(artifact.file(key), host, graph, artifact.content(key), True, trace)
+        self._program = program
         self.device = program.device
         self.engine = program.engine
-        self.reason = program.reason
         self._specs = {spec.name: spec for spec in artifact.state}
         changing = graph.fed
-        self._batch = {spec.name: program.buffer(spec) for spec in graph.inputs_of("batch")}
-        self._metrics = {spec.name: program.buffer(spec, on_host=True) for spec in graph.outputs_of("metric")}
+        self._batch = program.bundle(graph.inputs_of("batch"))
+        self._metrics = program.bundle(graph.outputs_of("metric"))
         constant = {name: program.buffer(spec) for name, spec in self._specs.items() if name not in changing}
         self._constant = frozenset(constant)
         # Each set maps all state: what is constant is shared by both.
@@ -45,16 +46,21 @@ class TrainingStep:
             for _ in range(2)
         )
         self._current, self._has_run = 0, False
-        self.load_state(state)
         self._bindings = (self._bind(0, 1), self._bind(1, 0))
+        if program.is_captured:
+            # By runs on whatever is there, so that a refusal is known before the first step.
+            for run in self._bindings:
+                run()
+        self.reason = program.reason
+        self.load_state(state)
 
     def _bind(self, source: int, target: int) -> Callable[[], None]:
         inputs, outputs = dict[str, Buffer](), dict[str, Buffer]()
         for spec in self._program.interface.inputs:
-            inputs[spec.name] = self._batch[spec.name] if spec.role == "batch" else self._sets[source][spec.name]
+            inputs[spec.name] = (self._batch.buffers if spec.role == "batch" else self._sets[source])[spec.name]
         for spec in self._program.interface.outputs:
             if spec.role == "metric":
-                outputs[spec.name] = self._metrics[spec.name]
+                outputs[spec.name] = self._metrics.buffers[spec.name]
             elif spec.feeds is not None:
                 outputs[spec.name] = self._sets[target][spec.feeds]
         return self._program.bind(inputs, outputs)
@@ -64,19 +70,15 @@ class TrainingStep:
 
         Raises DriverError (1) if the engine fails; the state is then what it was before.
         """
-        self._write(batch)
+        self._batch.write(batch)
         self._bindings[self._current]()
         self._current, self._has_run = 1 - self._current, True
-        return {name: float(buffer.host) for name, buffer in self._metrics.items()}
+        return {name: float(value) for name, value in self._metrics.read().items()}
 
     def next_inputs(self, batch: Mapping[str, Array]) -> dict[str, Buffer]:
         """Return what the step on `batch` would read, in buffers that must not be written to."""
-        self._write(batch)
-        return self._sets[self._current] | self._batch
-
-    def _write(self, batch: Mapping[str, Array]) -> None:
-        for name, buffer in self._batch.items():
-            buffer.write(batch[name])
+        self._batch.write(batch)
+        return {**self._sets[self._current], **self._batch.buffers}
 
     def end_trace(self) -> Path:
         """Stop recording kernels and return ONNX Runtime's file of them; only with `trace`."""
@@ -88,7 +90,8 @@ class TrainingStep:
             return None
         state = self._sets[1 - self._current]
         inputs = self._program.interface.inputs
-        return {spec.name: (self._batch if spec.role == "batch" else state)[spec.name].read() for spec in inputs}
+        batch = self._batch.buffers
+        return {spec.name: (batch if spec.role == "batch" else state)[spec.name].read() for spec in inputs}
 
     def state(self) -> dict[str, Array]:
         """Return copies of all state tensors."""

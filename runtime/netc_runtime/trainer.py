@@ -16,6 +16,7 @@ from netc_runtime.data import open_source
 from netc_runtime.data.base import Source
 from netc_runtime.data.batches import check_fit, sample_count
 from netc_runtime.divergence import account, listed
+from netc_runtime.engines import host_for_training
 from netc_runtime.errors import DriverError, ExitCode
 from netc_runtime.evaluate import Evaluator, data_section
 from netc_runtime.events import EpochDone, Reporter, Started, StepDone, TrainResult
@@ -150,7 +151,7 @@ class _Session:
         return initialised(artifact, artifact.init_from, warn)
 
     def _chosen_host(self, resumed: Newest | None) -> Host:
-        asked = self._options.host
+        asked = host_for_training(self._artifact, self._options.host)
         if resumed is None:
             return asked
         if asked.device == "auto" and resumed.checkpoint.device == "openvino":
