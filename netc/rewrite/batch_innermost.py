@@ -28,7 +28,7 @@ import onnx_ir as ir
 
 from netc.graph import GraphBuilder, Site, constant_value, shape_of
 from netc.rewrite.max_pool_gradient import tiled, unflattened
-from netc.rewrite.replay import Inputs, Rules
+from netc.rewrite.replay import Inputs, ReplayRule
 from netc.rewrite.weight_gradient import FEWEST_CHANNELS, correlate, exchanged
 
 # Numbers in the columns of the batch (measured, 3x3 and 5x5 kernels: 4.7 million gain, 9.4 million lose).
@@ -243,7 +243,7 @@ ELEMENTWISE = (
     "Sqrt", "Sub", "Tanh", "Where",
 )
 # fmt: on
-RULES: Rules = {
+RULES: dict[str, Sequence[ReplayRule]] = {
     "BatchNormalization": (normalization,),
     "Conv": (convolution, weight_gradient),
     "ConvTranspose": (input_gradient,),
