@@ -28,17 +28,23 @@ def without_indices(g: GraphBuilder, site: Site, inputs: Inputs) -> Sequence[ir.
     if pool is None or spread is None or pool.op_type != "MaxPool" or indices is not pool.outputs[1]:
         return None
     x, y = Site(pool).x[0], pool.outputs[0]
-    height, width = (int(n) for n in shape_of(x)[2:]) if len(shape_of(x)) == 4 else (1, 1)
-    padded = any(Site(pool).attribute("pads") or ())
-    dilated = any(d != 1 for d in Site(pool).attribute("dilations") or ())
-    window = Site(pool).attribute("kernel_shape"), Site(pool).attribute("strides")
-    if window != ([2, 2], [2, 2]) or padded or dilated or height % 2 or width % 2 or shape_of(spread) != shape_of(y):
+    if not tiled(Site(pool)) or shape_of(spread) != shape_of(y):
         return None
+    height, width = (int(n) for n in shape_of(x)[2:])
     rank = np.tile(RANK, (height // 2, width // 2)).astype((x.dtype or g.dtype).numpy())
     e = g.Cast(g.Equal(x, _up(g, y)), to=x.dtype) * g.constant(rank)
     first = g.MaxPool(e, kernel_shape=[2, 2], strides=[2, 2])
     dx = g.Cast(g.Equal(e, _up(g, first)), to=x.dtype) * _up(g, spread)
     return (g.Reshape(dx, np.array([-1], np.int64)),)
+
+
+def tiled(site: Site) -> bool:
+    """Say whether the windows of a MaxPool are 2x2 and tile the plane."""
+    shape = shape_of(site.x[0])
+    padded, dilated = any(site.attribute("pads") or ()), any(d != 1 for d in site.attribute("dilations") or ())
+    window = site.attribute("kernel_shape"), site.attribute("strides")
+    even = len(shape) == 4 and all(int(n) % 2 == 0 for n in shape[2:])
+    return window == ([2, 2], [2, 2]) and not padded and not dilated and even
 
 
 def unflattened(value: ir.Value | None) -> ir.Value | None:

@@ -8,9 +8,11 @@ from typing import Literal
 import onnx
 import onnx_ir as ir
 
+from netc.graph import Site
 from netc.graph.builder import OPSET
 from netc.graph.verify import VerificationError, verify
 from netc.rewrite import (
+    batch_innermost,
     batch_normalization,
     channel_affine,
     channel_reduction,
@@ -72,7 +74,25 @@ def optimize_step(graph: ir.Graph, platform: Platform) -> ir.Graph:
     possible = replay(graph, NEEDED[target], dtype, chosen.note, partial(chosen.rules, required=True)).graph
     verify(possible, "expanding what the engine cannot execute")
     order = partial(chosen.rules, required=False)
+    if target == "cpu":
+        possible = _regions(possible, platform)
     return clean(replay(clean(possible), RULES[target], dtype, chosen.note, order).graph)
+
+
+def _regions(graph: ir.Graph, platform: Platform) -> ir.Graph:
+    """Lay the batch innermost around the convolutions where that pays and no other lowering was chosen."""
+    if not any(map(batch_innermost.begins, graph)):
+        return graph
+    chosen = platform.lowerings
+
+    def note(site: Site) -> None:
+        if site.node.op_type == "Conv":
+            chosen.note(site)
+
+    def order(site: Site, rules: Sequence[ReplayRule]) -> Sequence[ReplayRule]:
+        return chosen.rules(site, rules, required=site.node.op_type != "Conv")
+
+    return replay(clean(graph), batch_innermost.RULES, platform.dtype, note, order).graph
 
 
 def alternatives(target: Target) -> list[tuple[str, str]]:

@@ -32,13 +32,20 @@ def interleave(g: GraphBuilder, site: Site, inputs: Inputs) -> Sequence[ir.Value
     ci, n, height, width = (int(d) for d in shape_of(site.x[0]))
     if ci < FEWEST_CHANNELS:
         return None
+    rows = g.Reshape(g.Transpose(x, perm=[0, 2, 3, 1]), np.array([1, n, height, width * ci], np.int64))
+    kernels = inputs[1]
+    assert kernels is not None, "a convolution has kernels"
+    return (correlate(g, site, rows, kernels, ci),)
+
+
+def correlate(g: GraphBuilder, site: Site, rows: ir.Value, kernels: ir.Value, ci: int) -> ir.Value:
+    """Return the site's output from rows [1, N, H, W * ci] and kernels [co, N, oh, ow]."""
     top, left, bottom, right = site.attribute("pads") or [0] * 4
     down, across = site.attribute("dilations") or [1, 1]
-    rows = g.Reshape(g.Transpose(x, perm=[0, 2, 3, 1]), np.array([1, n, height, width * ci], np.int64))
-    r = g.Conv(rows, inputs[1], pads=[top, left * ci, bottom, right * ci], dilations=[down, across * ci])
+    r = g.Conv(rows, kernels, pads=[top, left * ci, bottom, right * ci], dilations=[down, across * ci])
     co, taps_down, taps_across = (int(d) for d in shape_of(site.y)[1:])
     taps = g.Reshape(r, np.array([co, taps_down, taps_across, ci], np.int64))
-    return (g.Transpose(taps, perm=[3, 0, 1, 2]),)
+    return g.Transpose(taps, perm=[3, 0, 1, 2])
 
 
 def exchanged(value: ir.Value | None) -> ir.Value | None:

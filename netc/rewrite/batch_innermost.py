@@ -1,0 +1,256 @@
+"""Small unpadded convolutions, and what stands between them, with the batch innermost.
+
+A tensor x [N, C, H, W] is carried as one image [1, C, H, W * N] whose columns hold the samples of a pixel side by side:
+
+    Conv(x, w, dilations [d, e])           = Conv(carried x, w, dilations [d, e * N])
+    ConvTranspose(dy, w, dilations [d, e]) = ConvTranspose(carried dy, w, dilations [d, e * N])
+
+Elementwise operators, batch normalization and sums over all but the channels see one sample, and compute the same.
+Reason: ONNX Runtime's CPU provider multiplies one matrix a sample, which for planes of 8x8 is too narrow for its
+kernels and its threads; here one product does for all samples, and everything is copied in runs of N or more. The
+gradient of 2x2 max pooling gains most. Its windows are two pairs, of columns and then of rows, whose halves are slices:
+
+    m = max(left, right)    y = max(upper m, lower m)
+    d_upper = (upper m == y) * dy    d_lower = dy - d_upper    d_left = (left == m) * dm    d_right = dm - d_left
+
+Left before right and upper before lower is the tie rule of Indices, the first maximum in row order; a NaN in x sends dy
+to some element of its window. The transposed convolution holds the columns of the whole batch, ci * k * k * oh * ow * N
+numbers: where they leave the cache, it loses more than the rest gains.
+
+Each rule unpacks its result with a transpose, which the next rule sees through, so that those inside a region are dead.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from netc.graph import GraphBuilder, Site, constant_value, shape_of
+from netc.rewrite.max_pool_gradient import tiled, unflattened
+from netc.rewrite.replay import Inputs, ReplayRule
+from netc.rewrite.weight_gradient import FEWEST_CHANNELS, correlate, exchanged
+
+# Numbers in the columns of the batch (measured, 3x3 and 5x5 kernels: 4.7 million gain, 9.4 million lose).
+MOST_COLUMNS = 6_000_000
+# Samples: fewer leave the vector units of 512 bits partly empty.
+FEWEST_SAMPLES = 16
+
+_PACK, _UNPACK = [1, 2, 3, 0], [3, 0, 1, 2]
+
+
+def begins(node: ir.Node) -> bool:
+    """Say whether a node is a convolution where a region begins."""
+    site = Site(node)
+    if node.op_type != "Conv" or len(shape_of(site.x[0])) != 4 or constant_value(site.x[1]) is not None:
+        return False
+    channels, *kernel = (int(d) for d in shape_of(site.x[1])[1:])
+    samples, _, *plane = (int(d) for d in shape_of(site.y))
+    columns = channels * math.prod(kernel) * math.prod(plane) * samples
+    fits = samples >= FEWEST_SAMPLES and math.prod(kernel) > 1 and columns <= MOST_COLUMNS
+    return fits and _dense(site) and exchanged(site.x[0]) is None
+
+
+def convolution(g: GraphBuilder, site: Site, inputs: Inputs) -> Sequence[ir.Value] | None:
+    """Begin or continue a region at a forward convolution."""
+    x, w, *bias = inputs
+    assert x is not None
+    if not begins(site.node):
+        return None
+    n = int(shape_of(x)[0])
+    y = g.Conv(_pack(g, x), w, *bias, dilations=_widened(site, n))
+    return (_unpack(g, y, n),)
+
+
+def input_gradient(g: GraphBuilder, site: Site, inputs: Inputs) -> Sequence[ir.Value] | None:
+    """Continue a region at a ConvTranspose."""
+    dy, w, *bias = inputs
+    carried = _carried(dy)
+    if carried is None or dy is None or not _dense(site) or site.attribute("output_padding") is not None:
+        return None
+    n = int(shape_of(dy)[0])
+    dx = g.ConvTranspose(carried, w, *bias, dilations=_widened(site, n))
+    return (_unpack(g, dx, n),)
+
+
+def weight_gradient(g: GraphBuilder, site: Site, inputs: Inputs) -> Sequence[ir.Value] | None:
+    """End a region at a weight gradient, which is interleaved as in `weight_gradient`; one channel is unrolled.
+
+    With one input channel, dw = dy [co, oh * ow * N] times the shifted planes [kh * kw, oh * ow * N] transposed.
+    """
+    x, dy = (exchanged(value) for value in inputs[:2])
+    carried = _carried(dy)
+    if x is None or dy is None or carried is None or len(site.x) != 2 or site.attribute("group") != 1:
+        return None
+    if any(stride != 1 for stride in site.attribute("strides") or [1, 1]) or any(site.attribute("pads") or ()):
+        return None
+    n, ci, height, width = (int(d) for d in shape_of(x))
+    co, out_height, out_width = (int(d) for d in shape_of(dy)[1:])
+    image = _pack(g, x)
+    if ci < FEWEST_CHANNELS:
+        down, across = site.attribute("dilations") or [1, 1]
+        taps_down, taps_across = (int(d) for d in shape_of(site.y)[2:])
+        if (down, across) != (1, 1) or ci != 1:
+            return None
+        size = out_height, out_width * n
+        shifted = [
+            g.Slice(image, *(np.array(v, np.int64) for v in ([u, v * n], [u + size[0], v * n + size[1]], [2, 3])))
+            for u in range(taps_down)
+            for v in range(taps_across)
+        ]
+        flat = np.array([-1, math.prod(size)], np.int64)
+        planes = g.Reshape(g.Concat(*shifted, axis=1), flat)
+        dw = g.Gemm(g.Reshape(carried, flat), planes, transB=1)
+        return (g.Reshape(dw, np.array([1, co, taps_down, taps_across], np.int64)),)
+    by_sample = g.Transpose(g.Reshape(image, np.array([ci, height * width, n], np.int64)), perm=[0, 2, 1])
+    # By way of channels, samples, pixels: two transposes that ONNX Runtime has fast kernels for, where one has none.
+    last = g.Transpose(g.Reshape(by_sample, np.array([ci, n * height * width], np.int64)), perm=[1, 0])
+    rows = g.Reshape(last, np.array([1, n, height, width * ci], np.int64))
+    planes = g.Reshape(carried, np.array([co, out_height, out_width, n], np.int64))
+    return (correlate(g, site, rows, g.Transpose(planes, perm=[0, 3, 1, 2]), ci),)
+
+
+def max_pool(g: GraphBuilder, site: Site, inputs: Inputs) -> Sequence[ir.Value] | None:
+    """Continue a region at a 2x2 stride-2 MaxPool on even planes; its Indices, if any, stay as they are."""
+    if _carried(inputs[0]) is None or inputs[0] is None or not tiled(site):
+        return None
+    pooled = _pool(g, inputs[0], [2, 2, 1])
+    n, c, height, width = (int(d) for d in shape_of(site.y))
+    y = _unpack(g, g.Reshape(pooled, np.array([1, c, height, width * n], np.int64)), n)
+    rest = g.ops("MaxPool", *inputs, num_outputs=len(site.node.outputs), **site.attributes())[1:]
+    return y, *rest
+
+
+def max_pool_gradient(g: GraphBuilder, site: Site, inputs: Inputs) -> Sequence[ir.Value] | None:
+    """Continue a region at the scatter of a gradient to the Indices of such a MaxPool."""
+    _, indices, spread = (unflattened(value) for value in inputs)
+    pool = indices.producer() if indices is not None else None
+    if pool is None or spread is None or pool.op_type != "MaxPool" or indices is not pool.outputs[1]:
+        return None
+    x, y = Site(pool).x[0], pool.outputs[0]
+    carried = _carried(x)
+    if carried is None or not tiled(Site(pool)) or shape_of(spread) != shape_of(y):
+        return None
+    n, c, height, width = (int(d) for d in shape_of(x))
+    columns = np.array([-1, 1, n], np.int64), np.array([-1, 2, n], np.int64)
+    rows = np.array([-1, 1, width // 2 * n], np.int64), np.array([-1, 2, width // 2 * n], np.int64)
+    wide, whole = _pool(g, x, [1, 2, 1]), _pool(g, x, [2, 2, 1])
+    d = _halves(g, *(g.Reshape(v, s) for v, s in ((wide, rows[1]), (whole, rows[0]), (_pack(g, spread), rows[0]))))
+    d = _halves(g, *(g.Reshape(v, s) for v, s in ((carried, columns[1]), (wide, columns[0]), (d, columns[0]))))
+    dx = _unpack(g, g.Reshape(d, np.array([1, c, height, width * n], np.int64)), n)
+    return (g.Reshape(dx, np.array([-1], np.int64)),)
+
+
+def _halves(g: GraphBuilder, x: ir.Value, most: ir.Value, dy: ir.Value) -> ir.Value:
+    """Give dy [M, 1, K] to the half of x [M, 2, K] that has the maximum."""
+    first = g.Slice(x, np.array([0], np.int64), np.array([1], np.int64), np.array([1], np.int64))
+    given = g.Cast(g.Equal(first, most), to=x.dtype) * dy
+    return g.Concat(given, dy - given, axis=1)
+
+
+def _pool(g: GraphBuilder, x: ir.Value, kernel: list[int]) -> ir.Value:
+    """Pool over rows and columns alone; the samples are an axis of their own."""
+    n, c, height, width = (int(d) for d in shape_of(x))
+    volume = g.Reshape(_pack(g, x), np.array([1, c, height, width, n], np.int64))
+    return g.MaxPool(volume, kernel_shape=kernel, strides=kernel)
+
+
+def elementwise(g: GraphBuilder, site: Site, inputs: Inputs) -> Sequence[ir.Value] | None:
+    """Continue a region at an operator on whole tensors, numbers and one number a channel."""
+    shape = shape_of(site.y)
+    if not any(_carried(value) is not None and shape_of(value) == shape for value in inputs if value is not None):
+        return None
+    operands = list[ir.Value]()
+    for value in inputs:
+        if value is None:
+            return None
+        size = [int(d) for d in shape_of(value)]
+        by_channel = size[1:] == [1, 1] or (size[:1] == [1] and size[2:] == [1, 1])
+        if shape_of(value) != shape and math.prod(size) != 1 and not by_channel:
+            return None
+        operands.append(_pack(g, value) if shape_of(value) == shape else value)
+    return (_unpack(g, g.op(site.node.op_type, *operands, **site.attributes()), int(shape[0])),)
+
+
+def channel_sum(g: GraphBuilder, site: Site, inputs: Inputs) -> Sequence[ir.Value] | None:
+    """End a region at a sum over all but the channels."""
+    carried = _carried(inputs[0])
+    axes = constant_value(site.x[1]) if len(site.x) > 1 else None
+    if carried is None or axes is None or axes.tolist() != [0, 2, 3]:
+        return None
+    return (g.op(site.node.op_type, carried, *inputs[1:], **site.attributes()),)
+
+
+def normalization(g: GraphBuilder, site: Site, inputs: Inputs) -> Sequence[ir.Value] | None:
+    """Continue a region at a BatchNormalization, which sums over samples and pixels alike."""
+    carried = _carried(inputs[0])
+    if carried is None:
+        return None
+    outputs = len(site.node.outputs)
+    y, *statistics = g.ops("BatchNormalization", carried, *inputs[1:], num_outputs=outputs, **site.attributes())
+    return _unpack(g, y, int(shape_of(site.y)[0])), *statistics
+
+
+def reshaped_back(g: GraphBuilder, site: Site, inputs: Inputs) -> Sequence[ir.Value] | None:
+    """See through a Reshape that undoes another."""
+    source = unflattened(inputs[0])
+    return (source,) if source is not None and shape_of(source) == shape_of(site.y) else None
+
+
+def _dense(site: Site) -> bool:
+    """Say whether a convolution has strides of 1, no padding and one group."""
+    strides, pads = site.attribute("strides") or [1], site.attribute("pads") or [0]
+    return set(strides) == {1} and set(pads) == {0} and site.attribute("group") == 1
+
+
+def _widened(site: Site, n: int) -> list[int]:
+    """Return the dilations of a convolution with the samples inside its rows."""
+    down, across = site.attribute("dilations") or [1, 1]
+    return [down, across * n]
+
+
+def _carried(value: ir.Value | None) -> ir.Value | None:
+    """Return [1, C, H, W * N] where `value` [N, C, H, W] was unpacked from that."""
+    node = None if value is None else value.producer()
+    if node is None or node.op_type != "Transpose" or Site(node).attribute("perm") != _UNPACK:
+        return None
+    source = unflattened(node.inputs[0])
+    if value is None or source is None:
+        return None
+    n, c, height, width = shape_of(value)
+    return source if shape_of(source) == [1, c, height, int(width) * int(n)] else None
+
+
+def _pack(g: GraphBuilder, x: ir.Value) -> ir.Value:
+    """View x [N, C, H, W] as [1, C, H, W * N]."""
+    carried = _carried(x)
+    if carried is not None:
+        return carried
+    n, c, height, width = (int(d) for d in shape_of(x))
+    return g.Reshape(g.Transpose(x, perm=_PACK), np.array([1, c, height, width * n], np.int64))
+
+
+def _unpack(g: GraphBuilder, v: ir.Value, n: int) -> ir.Value:
+    """View v [1, C, H, W * N] as [N, C, H, W]."""
+    _, c, height, columns = (int(d) for d in shape_of(v))
+    return g.Transpose(g.Reshape(v, np.array([c, height, columns // n, n], np.int64)), perm=_UNPACK)
+
+
+# fmt: off
+ELEMENTWISE = (
+    "Abs", "Add", "Cast", "Clip", "Div", "Elu", "Equal", "Erf", "Exp", "Greater", "GreaterOrEqual", "LeakyRelu", "Less",
+    "LessOrEqual", "Log", "Max", "Min", "Mul", "Neg", "Not", "Pow", "Reciprocal", "Relu", "Sigmoid", "Sign", "Softplus",
+    "Sqrt", "Sub", "Tanh", "Where",
+)
+# fmt: on
+RULES: dict[str, Sequence[ReplayRule]] = {
+    "BatchNormalization": (normalization,),
+    "Conv": (convolution, weight_gradient),
+    "ConvTranspose": (input_gradient,),
+    "MaxPool": (max_pool,),
+    "ReduceMean": (channel_sum,),
+    "ReduceSum": (channel_sum,),
+    "Reshape": (reshaped_back,),
+    "ScatterElements": (max_pool_gradient,),
+    **dict.fromkeys(ELEMENTWISE, (elementwise,)),
+}
