@@ -191,6 +191,7 @@ def step_programs(lowered: Lowered, platform: Platform) -> dict[str, Program]:
         step = append_update(network.net, loaded.spec.solver, network.terms[0].mean.value)
         verify(graph, "differentiation and update")
         programs[name] = train_program(loaded, network, step, platform)
+        network.warnings += idle_checkpoints(loaded, network, programs[name].graph)
         if loaded.spec.run.monitor_every is not None:
             graph.outputs.clear()
             outputs = append_statistics(network, step)
@@ -221,6 +222,17 @@ def step_graph(network: Network, step: Step, platform: Platform) -> ir.Graph:
         graph = recompute(graph, checkpoints, step.cotangents, platform.dtype)
         verify(graph, "recomputation")
     return optimize_step(graph, platform)
+
+
+def idle_checkpoints(loaded: Loaded, network: Network, graph: ir.Graph) -> list[Diagnostic]:
+    """Return a warning for each checkpoint of which the step, as it was made, computes nothing again."""
+    nodes = [node.metadata_props for node in graph]
+    again = {origin["netc.layer"] for origin in nodes if origin.get("netc.part") == "recompute"}
+    places = {name: placed.path for placed in reversed(network.placed) for name in placed.layer.checkpoint}
+    busy = {name for placed in network.placed if placed.layer.name in again for name in placed.layer.checkpoint}
+    message = "has no effect: the backward pass reads nothing of it that it would have to compute again; remove it"
+    idle = [name for name in reversed(places) if name not in busy]
+    return [loaded.at((*places[name], "checkpoint"), f'checkpoint "{name}" {message}', key=True) for name in idle]
 
 
 def population_program(loaded: Loaded, platform: Platform) -> Program:

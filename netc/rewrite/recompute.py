@@ -152,8 +152,11 @@ class _Recomputation:
     def _is_held(self, x: ir.Value, depth: int) -> bool:
         """Whether others hold on to x: gradients of layers that are not in the scope, or another scope as its input."""
         home = self._home(x)
-        for reader in x.consumers():
+        readers = [*x.consumers()]
+        for reader in readers:
             around = self._around(reader)
+            if reader.op_type in VIEWS:  # who holds a view holds what it views
+                readers += reader.outputs[0].consumers()
             if around[:depth] != home[:depth] and (
                 _is_gradient(reader) or (_is_forward(reader) and len(around) > _shared(home, around))
             ):

@@ -15,7 +15,8 @@ A use becomes the block's layers with scoped names (res1/conv1; with `repeat` re
 two layers of type Split, which cost nothing: `res1/in`, which `$in` stands for, and `res1`, the top of the last layer.
 Inside, a name means the block's own layer if it has one; every inner layer can be read from outside by its scoped name,
 which is how a block has several outputs. A `side` of a use branches off behind its last layer. With `checkpoint: true`
-the layers of each copy get its name, `res1/2`, as one more `checkpoint`. `$channels` alone is the parameter's value, `${channels * 4}` arithmetic. `use: [blocks/resnet.yaml]` imports the blocks of other files,
+the layers of each copy get its name, `res1/2`, as one more `checkpoint`. `$channels` alone is the parameter's value,
+`${channels * 4}` arithmetic. `use: [blocks/resnet.yaml]` imports the blocks of other files,
 relative to the file that says so.
 """
 
