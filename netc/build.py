@@ -18,6 +18,7 @@ from netc.phases import specs_of_phases
 from netc.rewrite.fold import fold_batch_normalization, split
 from netc.rewrite.lowerings import Lowerings
 from netc.rewrite.passes import Platform, Target, clean, optimize_step
+from netc.rewrite.recompute import recompute
 from netc.solver.policies import Plateau
 from netc.solver.step import Step, append_update
 from netc.spec.load import Loaded
@@ -190,11 +191,12 @@ def step_programs(lowered: Lowered, platform: Platform) -> dict[str, Program]:
         step = append_update(network.net, loaded.spec.solver, network.terms[0].mean.value)
         verify(graph, "differentiation and update")
         programs[name] = train_program(loaded, network, step, platform)
+        network.warnings += idle_checkpoints(loaded, network, programs[name].graph)
         if loaded.spec.run.monitor_every is not None:
             graph.outputs.clear()
             outputs = append_statistics(network, step)
             verify(graph, "the statistics of a step")
-            programs[monitor_graph(name)] = program(loaded, network, optimize_step(graph, platform), outputs)
+            programs[monitor_graph(name)] = program(loaded, network, step_graph(network, step, platform), outputs)
     return programs
 
 
@@ -209,7 +211,28 @@ def train_program(loaded: Loaded, network: Network, step: Step, platform: Platfo
         outputs[term.name] = {"role": "metric"}
     net.g.output("lr", step.rate)
     outputs["lr"] = {"role": "metric"}
-    return program(loaded, network, optimize_step(net.g.graph, platform), outputs)
+    return program(loaded, network, step_graph(network, step, platform), outputs)
+
+
+def step_graph(network: Network, step: Step, platform: Platform) -> ir.Graph:
+    """Return the graph of a step that computes again what its checkpoints do not keep, made for a platform."""
+    graph = network.net.g.graph
+    checkpoints = {p.layer.name: tuple(p.layer.checkpoint) for p in network.placed if not p.is_objective}
+    if any(checkpoints.values()):
+        graph = recompute(graph, checkpoints, step.cotangents, platform.dtype)
+        verify(graph, "recomputation")
+    return optimize_step(graph, platform)
+
+
+def idle_checkpoints(loaded: Loaded, network: Network, graph: ir.Graph) -> list[Diagnostic]:
+    """Return a warning for each checkpoint of which the step, as it was made, computes nothing again."""
+    nodes = [node.metadata_props for node in graph]
+    again = {origin["netc.layer"] for origin in nodes if origin.get("netc.part") == "recompute"}
+    places = {name: placed.path for placed in reversed(network.placed) for name in placed.layer.checkpoint}
+    busy = {name for placed in network.placed if placed.layer.name in again for name in placed.layer.checkpoint}
+    message = "has no effect: the backward pass reads nothing of it that it would have to compute again; remove it"
+    idle = [name for name in reversed(places) if name not in busy]
+    return [loaded.at((*places[name], "checkpoint"), f'checkpoint "{name}" {message}', key=True) for name in idle]
 
 
 def population_program(loaded: Loaded, platform: Platform) -> Program:

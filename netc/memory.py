@@ -8,16 +8,12 @@ Non-goals: the scratch memory of kernels, which an engine takes beside its arena
 """
 
 from dataclasses import dataclass
-from math import prod
 
 import onnx_ir as ir
 
 from netc.arena import Arena
 from netc.emit import Program
-from netc.graph import shape_of
-
-# Operators whose output is, in memory, their first input.
-VIEWS = {"Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"}
+from netc.graph.sizes import VIEWS, size
 
 
 @dataclass(frozen=True)
@@ -84,8 +80,3 @@ def _last_uses(graph: ir.Graph) -> dict[ir.Value, ir.Node]:
             if value is not None and value in owner:
                 last[owner[value]] = node
     return {value: node for value, node in last.items() if value in owner and not value.is_graph_output()}
-
-
-def size(value: ir.Value) -> int:
-    """Return the bytes of a value of static shape."""
-    return prod(int(n) for n in shape_of(value)) * (value.dtype or ir.DataType.FLOAT).numpy().itemsize

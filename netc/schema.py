@@ -87,6 +87,8 @@ class Use(Declared):
     """The phase in which the layers of the block take part; without it, both."""
     side: Side | None = None
     """A companion objective that branches off behind the last copy."""
+    checkpoint: bool = False
+    """Whether only the input of each copy is kept for the backward pass, and the rest computed again."""
 
 
 class BlockFile(Declared):

@@ -7,9 +7,10 @@ from math import prod
 import onnx_ir as ir
 
 from netc.graph import Site, shape_of
+from netc.graph.sizes import size
 from netc.layers.base import sample
 from netc.layers.context import StateTensor
-from netc.memory import StepMemory, size
+from netc.memory import StepMemory
 from netc.network import Network
 from netc.spec.model import NetSpec
 

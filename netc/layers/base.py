@@ -113,6 +113,8 @@ class Layer(Declared):
     """Factor of the sum of the top's values in the objective; 0: they are no part of it."""
     side: "Side | None" = None
     """A companion objective that branches off behind this layer."""
+    checkpoint: Names = []
+    """Name of a part of the network that the backward pass computes again; of several, the later ones are inside."""
 
     # Numbers of bottoms that the layer takes; None: any number from the minimum on.
     min_bottoms: ClassVar[int] = 1

@@ -14,8 +14,9 @@
 A use becomes the block's layers with scoped names (res1/conv1; with `repeat` res1/1/conv1, res1/2/conv1, ...), between
 two layers of type Split, which cost nothing: `res1/in`, which `$in` stands for, and `res1`, the top of the last layer.
 Inside, a name means the block's own layer if it has one; every inner layer can be read from outside by its scoped name,
-which is how a block has several outputs. A `side` of a use branches off behind its last layer. `$channels` alone is
-the parameter's value, `${channels * 4}` arithmetic. `use: [blocks/resnet.yaml]` imports the blocks of other files,
+which is how a block has several outputs. A `side` of a use branches off behind its last layer. With `checkpoint: true`
+the layers of each copy get its name, `res1/2`, as one more `checkpoint`. `$channels` alone is the parameter's value,
+`${channels * 4}` arithmetic. `use: [blocks/resnet.yaml]` imports the blocks of other files,
 relative to the file that says so.
 """
 
@@ -30,7 +31,7 @@ from netc.spec.tree import Entry, Node, Tree, plain
 
 MAX_LAYERS = 20_000  # after expansion; ResNet-1202 has 3,600
 MAX_NESTING = 16
-OWN_KEYS = frozenset({"name", "block", "bottom", "repeat", "include", "side"})
+OWN_KEYS = frozenset({"name", "block", "bottom", "repeat", "include", "side", "checkpoint"})
 
 
 def expand_blocks(tree: Tree, folder: Path | None = None) -> Tree:
@@ -204,6 +205,7 @@ class _Expander:
         times = repeat.content
         if not isinstance(times, int) or isinstance(times, bool) or times < 1:
             raise BlockError(repeat.position, "repeat: should be an integer from 1 on")
+        mark = _checkpoint(content)
         own = name.node.content
         source = content["bottom"].node if "bottom" in content else None
         expanded: list[Node] = []
@@ -212,7 +214,8 @@ class _Expander:
             instance = Instance(block, prefix, given | {"index": Node(use.position, number)}, use.position)
             expanded.append(split_layer(f"{prefix}/in", source if number == 1 else None, use.position))
             inner = tuple(instance.layer(layer) for layer in block.layers)
-            expanded += self.layers(inner, prefix, (*nesting, block.name))
+            layers = self.layers(inner, prefix, (*nesting, block.name))
+            expanded += layers if mark is None else [_within_checkpoint(layer, prefix, mark.key) for layer in layers]
             expanded.append(split_layer(prefix, None, use.position))
         if "repeat" in content:
             expanded.append(split_layer(_join(scope, own), None, use.position))
@@ -250,6 +253,28 @@ def _included(layer: Node, include: Entry) -> Node:
             own.node.position, "the use of the block has another include, so that this layer never takes part"
         )
     return with_field(layer, "include", include)
+
+
+def _checkpoint(use: Mapping[str, Entry]) -> Entry | None:
+    """Return what says that the copies of a block are computed again in the backward pass, None if nothing does.
+
+    Raises:
+        BlockError: it is neither true nor false.
+    """
+    mark = use.get("checkpoint")
+    if mark is None:
+        return None
+    if not isinstance(mark.node.content, bool):
+        message = f"checkpoint: of a block is true or false, not {shown(plain(mark.node))}"
+        raise BlockError(mark.node.position, message)
+    return mark if mark.node.content else None
+
+
+def _within_checkpoint(layer: Node, name: str, key: Position) -> Node:
+    """Return a layer that is computed again with others of a checkpoint, around those that it has already."""
+    inner = layer.content.get("checkpoint") if isinstance(layer.content, dict) else None
+    own = () if inner is None else inner.node.content if isinstance(inner.node.content, tuple) else (inner.node,)
+    return with_field(layer, "checkpoint", Entry(key, Node(key, (Node(key, name), *own))))
 
 
 def _join(scope: str, name: str) -> str:

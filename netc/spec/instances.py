@@ -73,6 +73,8 @@ class Instance:
             content["name"] = Entry(content["name"].key, Node(name.position, scoped))
         if "top" in content:
             content["top"] = Entry(content["top"].key, self._scoped(content["top"].node))
+        if "checkpoint" in content and "block" not in content:  # a use says whether, a layer in which
+            content["checkpoint"] = Entry(content["checkpoint"].key, self._scoped(content["checkpoint"].node))
         if "bottom" in content:
             content["bottom"] = Entry(content["bottom"].key, self._bottoms(content["bottom"].node))
         side = content.get("side")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import onnx
 
-NORMAL_PARTS = ("forward", "grad", "update")
+NORMAL_PARTS = ("forward", "recompute", "grad", "update")
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from netc_runtime.session import Host
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16})
 _PARTS = {
     "forward": "the forward pass of",
+    "recompute": "the recomputation of",
     "grad": "the gradient of",
     "update": "the update of",
     "weight": "the loss weight of",

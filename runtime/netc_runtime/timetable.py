@@ -16,6 +16,7 @@ By: TypeAlias = Literal["layer", "operator", "node"]
 
 UNKNOWN = "(not attributed)"
 _PARTS = (*NORMAL_PARTS, "other")
+_TITLES = {"grad": "backward"}  # of columns; the others are called as the parts
 
 
 @dataclass
@@ -104,14 +105,14 @@ def _chosen(timing: Timing, by: By, top: int | None) -> list[Row]:
 
 def print_timing(timing: Timing, by: By, top: int | None = None, out: IO[str] | None = None) -> None:
     """Print the table to `out`, stdout by default, and a line that says how much of the step it accounts for."""
-    shown = _chosen(timing, by, top)
-    names = ("forward", "backward", "update", "other")
+    shown, everything = _chosen(timing, by, top), rows(timing, by)
+    # Most steps compute nothing again: that column is there where one does.
+    parts = [part for part in _PARTS if part != "recompute" or any(row.parts[part] for row in everything)]
     table = Table(box=None, pad_edge=False)
-    for index, column in enumerate((by, *names, "ms", "share", "kernels")):
+    for index, column in enumerate((by, *(_TITLES.get(part, part) for part in parts), "ms", "share", "kernels")):
         table.add_column(Text(column), justify="right" if index else "left", no_wrap=True)
     for row in shown:
-        _add(table, row.name, [*row.parts.values(), row.milliseconds], timing.step_ms, row.kernels)
-    everything = rows(timing, by)
+        _add(table, row.name, [*(row.parts[part] for part in parts), row.milliseconds], timing.step_ms, row.kernels)
     if len(shown) < len(everything):
         rest = Row(f"({len(everything) - len(shown)} others)")
         left = {row.name for row in everything} - {row.name for row in shown}
@@ -120,10 +121,10 @@ def print_timing(timing: Timing, by: By, top: int | None = None, out: IO[str] | 
                 rest.kernels += row.kernels
                 for part, ms in row.parts.items():
                     rest.parts[part] += ms
-        _add(table, rest.name, [*rest.parts.values(), rest.milliseconds], timing.step_ms, rest.kernels)
+        _add(table, rest.name, [*(rest.parts[part] for part in parts), rest.milliseconds], timing.step_ms, rest.kernels)
     between = timing.step_ms - timing.kernels_ms
-    _add(table, "(between kernels)", [0.0, 0.0, 0.0, 0.0, between], timing.step_ms, 0)
-    sums = [sum(row.parts[part] for row in everything) for part in _PARTS]
+    _add(table, "(between kernels)", [*(0.0 for _ in parts), between], timing.step_ms, 0)
+    sums = [sum(row.parts[part] for row in everything) for part in parts]
     _add(table, "step", [*sums, timing.step_ms], timing.step_ms, len(timing.kernels))
     # As wide as any table: a terminal breaks long lines, rich would leave out columns.
     Console(file=out or sys.stdout, highlight=False, markup=False, width=1 << 16).print(table)
