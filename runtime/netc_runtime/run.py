@@ -10,9 +10,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from netc_runtime.artifact import INITIAL_STATE, MANIFEST, Artifact
-from netc_runtime.checkpoint import Best, Checkpoint, checkpoint_path, checkpoint_paths, newest
+from netc_runtime.checkpoint import Best, Checkpoint, Newest, checkpoint_path, checkpoint_paths, newest
 from netc_runtime.errors import DriverError, ExitCode
 from netc_runtime.files import remove_stale_temporaries, storage_errors, sync, write_atomically
+from netc_runtime.specs import require_same_spec
 from netc_runtime.yamltext import to_yaml
 
 _LOCK = b"netc: whoever trains here holds a lock on this file\n"
@@ -118,6 +119,27 @@ class RunFolder:
                 raise
         finally:
             os.close(descriptor)  # which releases the lock
+
+    def require_new(self) -> None:
+        """Raise DriverError (2) if the folder has checkpoints already."""
+        if checkpoint_paths(self.checkpoints):
+            raise DriverError(
+                f"{self.path} already holds a run; choose another run folder, or continue it with: "
+                f"{self.resume_command}",
+                ExitCode.USAGE,
+            )
+
+    def checkpoint_to_resume(self, artifact: Artifact, warn: Callable[[str], None]) -> Newest:
+        """Return the newest sound checkpoint; raises DriverError (2) if there is none, or it is of another spec."""
+        # The whole run first: its spec says more than that of its newest checkpoint.
+        if self.artifact.is_dir():
+            require_same_spec(f"the run {self.path}", self.load_artifact().spec, artifact.spec)
+        found = newest(self.checkpoints, artifact, warn)
+        if found is None:
+            raise DriverError(
+                f"{self.path} has no checkpoint to resume from; leave out --resume to start anew", ExitCode.USAGE
+            )
+        return found
 
     def install(self, artifact: Artifact) -> Artifact:
         """Make `artifact` the run's own, spec.yaml included, and return the copy."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from netc_runtime.arrays import Array
 from netc_runtime.artifact import Artifact
-from netc_runtime.checkpoint import Checkpoint, Newest, Position, checkpoint_paths, newest
+from netc_runtime.checkpoint import Checkpoint, Newest, Position
 from netc_runtime.data import open_source
 from netc_runtime.data.base import Source
 from netc_runtime.data.batches import check_fit, sample_count
@@ -29,7 +29,6 @@ from netc_runtime.plateau import Plateau, Waiting
 from netc_runtime.population import Population
 from netc_runtime.run import RunFolder
 from netc_runtime.session import Host
-from netc_runtime.specs import require_same_spec
 from netc_runtime.transfer import InitReport, initialised
 from netc_runtime.updates import Indices, Updates, not_finite
 
@@ -64,29 +63,12 @@ def train(options: TrainOptions, reporter: Reporter) -> TrainResult:
     try:
         with run.locked(), Interrupts(run.how_to_continue) as interrupts:
             artifact = given or run.load_artifact()
-            resumed = _find_checkpoint(run, artifact, options, reporter)
+            resumed = run.checkpoint_to_resume(artifact, reporter.warn) if options.resume else None
+            if not options.resume:
+                run.require_new()
             return _Session(run, artifact, options, resumed, reporter).train(interrupts)
     finally:
         reporter.close()
-
-
-def _find_checkpoint(run: RunFolder, artifact: Artifact, options: TrainOptions, reporter: Reporter) -> Newest | None:
-    if options.resume:
-        # The whole run first: its spec says more than that of its newest checkpoint.
-        if run.artifact.is_dir():
-            require_same_spec(f"the run {run.path}", run.load_artifact().spec, artifact.spec)
-        found = newest(run.checkpoints, artifact, reporter.warn)
-        if found is None:
-            raise DriverError(
-                f"{run.path} has no checkpoint to resume from; leave out --resume to start anew", ExitCode.USAGE
-            )
-        return found
-    if checkpoint_paths(run.checkpoints):
-        raise DriverError(
-            f"{run.path} already holds a run; choose another run folder, or continue it with: {run.resume_command}",
-            ExitCode.USAGE,
-        )
-    return None
 
 
 class _Session:
