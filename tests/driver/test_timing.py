@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +128,19 @@ def test_the_table_of_layers() -> None:
         ["step", "2.00", "5.00", "2.50", "10.00", "100.0%", "4"],
         last.split(),
     ]
+
+
+def test_what_is_computed_again_has_a_column_where_there_is_some() -> None:
+    again = Kernel("a/recompute/Conv", "Conv", Origin("a", "recompute"), 1.25)
+    out = io.StringIO()
+    timing = replace(HANDMADE, kernels=(*HANDMADE.kernels, again))
+    print_timing(timing, "layer", out=out)
+    table = [line.split() for line in out.getvalue().splitlines()]
+    assert table[0][1:5] == ["forward", "recompute", "backward", "update"]
+    assert table[1] == ["a", "2.00", "1.25", "5.00", "8.25", "82.5%", "3"]
+    rows_of = as_dict(timing, "layer")["rows"]
+    assert isinstance(rows_of, list)
+    assert rows_of[0]["recompute_ms"] == 1.25
 
 
 @pytest.mark.parametrize(
