@@ -92,14 +92,11 @@ def weight_gradient(g: GraphBuilder, site: Site, inputs: Inputs) -> Sequence[ir.
         taps_down, taps_across = (int(d) for d in shape_of(site.y)[2:])
         if (down, across) != (1, 1) or ci != 1:
             return None
-        size = out_height, out_width * n
-        shifted = [
-            g.Slice(image, *(np.array(v, np.int64) for v in ([u, v * n], [u + size[0], v * n + size[1]], [2, 3])))
-            for u in range(taps_down)
-            for v in range(taps_across)
-        ]
-        flat = np.array([-1, math.prod(size)], np.int64)
-        planes = g.Reshape(g.Concat(*shifted, axis=1), flat)
+        wide = [_slice(g, image, 3, v * n, out_width * n) for v in range(taps_across)]
+        shifted = g.Concat(*wide, axis=1)  # across and then down: a node for each row and column of taps
+        high = [_slice(g, shifted, 2, u, out_height) for u in range(taps_down)]
+        flat = np.array([-1, out_height * out_width * n], np.int64)
+        planes = g.Reshape(g.Concat(*high, axis=1), flat)
         dw = g.Gemm(g.Reshape(carried, flat), planes, transB=1)
         return (g.Reshape(dw, np.array([1, co, taps_down, taps_across], np.int64)),)
     by_sample = g.Transpose(g.Reshape(image, np.array([ci, height * width, n], np.int64)), perm=[0, 2, 1])
@@ -143,9 +140,13 @@ def max_pool_gradient(g: GraphBuilder, site: Site, inputs: Inputs) -> Sequence[i
 
 def _halves(g: GraphBuilder, x: ir.Value, most: ir.Value, dy: ir.Value) -> ir.Value:
     """Give dy [M, 1, K] to the half of x [M, 2, K] that has the maximum."""
-    first = g.Slice(x, np.array([0], np.int64), np.array([1], np.int64), np.array([1], np.int64))
+    first = _slice(g, x, 1, 0, 1)
     given = g.Cast(g.Equal(first, most), to=x.dtype) * dy
     return g.Concat(given, dy - given, axis=1)
+
+
+def _slice(g: GraphBuilder, x: ir.Value, axis: int, start: int, size: int) -> ir.Value:
+    return g.Slice(x, *(np.array([number], np.int64) for number in (start, start + size, axis)))
 
 
 def _pool(g: GraphBuilder, x: ir.Value, kernel: list[int]) -> ir.Value:
