@@ -8,6 +8,7 @@ from typing import Any
 from netc import zoo
 from netc.emit import FORMAT
 from netc.errors import UsageError
+from netc.rewrite.passes import known_rules
 from netc.spec.load import Loaded, load
 from netc.spec.overrides import apply_override
 from netc.spec.text import parse_tree, read_tree
@@ -40,6 +41,12 @@ def tuning_of(path: Path) -> dict[str, Any] | None:
         return None
     if not isinstance(tuning, dict) or not isinstance(tuning.get("lowerings"), dict):
         raise UsageError(f"{path / 'manifest.json'} has a malformed tuning; compile the spec again")
+    unknown = set(tuning["lowerings"].values()) - known_rules()
+    if unknown:
+        raise UsageError(
+            f"{path / 'manifest.json'} was tuned by another version of netc: this one has no lowering "
+            f"{', '.join(sorted(map(str, unknown)))}; tune the spec again"
+        )
     return tuning
 
 

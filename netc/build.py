@@ -62,7 +62,6 @@ def build(
     inference = lower(last, "test", None, objectives=False, dtype=dtype)
     state = training.net.state | testing.net.state
     programs = {"eval": eval_program(last, testing), **inference_programs(last, inference)}
-    steps: dict[str, Program] = {}
     steps = step_programs(lowered, platform)
     for network in reversed(lowered.training):
         state |= network.net.state

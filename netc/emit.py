@@ -35,7 +35,7 @@ from netc.transfer import drawn
 Entry = dict[str, Any]
 FORMAT = "netc.artifact"
 STATE_TYPES = ("I64", "F64", "F32", "U32")  # of state tensors, in the order in which the safetensors library writes
-STEPS = ("train", "monitor", "population", "sample")  # programs that take a batch of one size
+STATIC_PROGRAMS = ("train", "monitor", "population", "sample")  # programs that take a batch of one size
 DRAWN_AHEAD = 8  # state tensors that are drawn while others are written
 
 
@@ -153,7 +153,7 @@ class Artifact:
 
     def _model(self, name: str, program: Program) -> onnx.ModelProto:
         for node in program.graph:
-            reason = broken_rule(node, name.partition(".")[0] in STEPS, self.target)
+            reason = broken_rule(node, name.partition(".")[0] in STATIC_PROGRAMS, self.target)
             if reason is not None:
                 raise VerificationError(f"{name}.onnx: {node.name} ({node.op_type}): {reason}")
         model = ir.Model(

@@ -8,9 +8,9 @@ their layers. Non-goals: choices that pay only together, and what one layer's ch
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
 
-# An alternative must take this share of a layer's time less: clocks of a shared machine are not better than that, and
-# the usual lowering is usual because it wins elsewhere.
-LEAST_GAIN = 0.03
+# An alternative must take this share of a layer's time less: clocks of a shared machine are hardly better than that,
+# and the usual lowering is usual because it wins elsewhere.
+LEAST_GAIN = 0.1
 
 Times = Mapping[str, float]
 """Milliseconds of a step by layer."""
@@ -41,6 +41,8 @@ def choose(usual: Times, alternatives: Mapping[tuple[str, str], Times], places: 
     found: list[Choice] = []
     for signature, layers in places.items():
         before = sum(usual.get(layer, 0.0) for layer in layers)
+        if not before:  # a place of a program that was not timed, such as that of another phase of training
+            continue
         best, least = None, before * (1.0 - LEAST_GAIN)
         for (op_type, rule), times in alternatives.items():
             after = sum(times.get(layer, 0.0) for layer in layers)

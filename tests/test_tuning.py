@@ -24,7 +24,7 @@ PLACES = {"Conv(1x2) pads=1": {"a", "b"}, "Conv(3x4)": {"c"}, "Add(5)": {"c"}}
 def test_the_least_time_of_all_places_of_a_signature_decides() -> None:
     usual = {"a": 4.0, "b": 6.0, "c": 1.0}
     times = {
-        ("Conv", "one.rule"): {"a": 5.0, "b": 4.0, "c": 0.99},  # less for a and b together, hardly less for c
+        ("Conv", "one.rule"): {"a": 4.5, "b": 4.0, "c": 0.95},  # less for a and b together, hardly less for c
         ("Conv", PLAIN): {"a": 1.0, "b": 8.9, "c": 3.0},
         ("Add", PLAIN): {"a": 0.1, "b": 0.1, "c": 0.5},
     }
@@ -35,13 +35,13 @@ def test_the_least_time_of_all_places_of_a_signature_decides() -> None:
         "Add(5)": PLAIN,
     }
     both = found["Conv(1x2) pads=1"]
-    assert (both.layers, both.usual_ms, both.chosen_ms) == (2, 10.0, 9.0)
+    assert (both.layers, both.usual_ms, both.chosen_ms) == (2, 10.0, 8.5)
 
 
-def gradients(lowerings: Lowerings) -> tuple[dict[str, np.ndarray], ir.Graph]:
-    overrides = "data.batch_size=8", "inputs.image.shape=[3, 16, 16]"
-    artifact = build(loaded("resnet_tiny", *overrides), lowerings=lowerings)
-    (batch,) = batches("resnet_tiny", 1, 3, *overrides)
+def gradients(lowerings: Lowerings, name: str = "resnet_tiny") -> tuple[dict[str, np.ndarray], ir.Graph]:
+    overrides = ("data.batch_size=8", *(["inputs.image.shape=[3, 16, 16]"] if name == "resnet_tiny" else []))
+    artifact = build(loaded(name, *overrides), lowerings=lowerings)
+    (batch,) = batches(name, 1, 3, *overrides)
     return ort_runner(artifact.models()["train"])({**artifact.initial_state(), **batch}), artifact.programs[
         "train"
     ].graph
@@ -50,9 +50,10 @@ def gradients(lowerings: Lowerings) -> tuple[dict[str, np.ndarray], ir.Graph]:
 @pytest.mark.parametrize("alternative", alternatives("cpu"), ids=":".join)
 def test_every_alternative_computes_the_same(alternative: tuple[str, str]) -> None:
     """1e-5 of each tensor's largest element: the same sums in another order, through ten layers."""
-    usual, before = gradients(Lowerings())
-    other, after = gradients(Lowerings(everywhere=alternative))
-    assert [n.op_type for n in before] != [n.op_type for n in after] or alternative[0] == "ScatterElements"
+    network = "lenet" if alternative[0] == "ScatterElements" else "resnet_tiny"  # which pools in 2x2 windows
+    usual, before = gradients(Lowerings(), network)
+    other, after = gradients(Lowerings(everywhere=alternative), network)
+    assert [n.op_type for n in before] != [n.op_type for n in after]
     for name, value in usual.items():
         assert error(other[name], value) < 1e-5, name
 
@@ -71,20 +72,27 @@ def test_tune_writes_its_choices_and_a_run_keeps_them(tmp_path: Path) -> None:
     small = ["--set", "data.batch_size=32", "--threads", "1"]
     result = runner.invoke(app, ["tune", "lenet", "-o", str(tmp_path / "tuned"), "--steps", "1", "--json", *small])
     assert result.exit_code == 0, result.output
-    tuning = json.loads((tmp_path / "tuned" / "manifest.json").read_text())["tuning"]
     said = json.loads(result.stdout)
+    tuning = json.loads((tmp_path / "tuned" / "manifest.json").read_text()).get("tuning")
     assert tuning == said["tuning"]
-    assert tuning["threads"] == 1
-    assert tuning["lowerings"] == {c["signature"]: c["rule"] for c in said["choices"] if c["rule"] is not None}
+    if tuning is not None:  # the clock found something that pays
+        assert tuning["lowerings"] == {c["signature"]: c["rule"] for c in said["choices"] if c["rule"] is not None}
     # A tuned artifact, changed by hand so that the choice does not hang on a clock.
-    manifest = tmp_path / "tuned" / "manifest.json"
-    place = next(c["signature"] for c in said["choices"] if c["signature"].startswith("Conv("))
-    manifest.write_text(manifest.read_text().replace('"lowerings": {', f'"lowerings": {{"{place}": "{PLAIN}", ', 1))
-    manifest.write_text(manifest.read_text().replace(", }", "}"))
+    file = tmp_path / "tuned" / "manifest.json"
+    manifest = json.loads(file.read_text())
+    place = said["choices"][0]["signature"]
+    manifest["tuning"] = {"engine": "any", "threads": 1, "lowerings": {place: PLAIN}}
+    file.write_text(json.dumps(manifest))
     again = runner.invoke(app, ["compile", str(tmp_path / "tuned"), "-o", str(tmp_path / "again")])
     assert again.exit_code == 0, again.output
     kept = json.loads((tmp_path / "again" / "manifest.json").read_text())["tuning"]["lowerings"]
-    assert kept[place] == PLAIN
+    assert kept == {place: PLAIN}
+    manifest["tuning"]["lowerings"] = {place: "no.such_rule"}
+    file.write_text(json.dumps(manifest))
+    refused = runner.invoke(app, ["compile", str(tmp_path / "tuned"), "-o", str(tmp_path / "again")])
+    assert "has no lowering no.such_rule; tune the spec again" in str(refused.exception)
+    manifest["tuning"]["lowerings"] = {place: PLAIN}
+    file.write_text(json.dumps(manifest))
     other = runner.invoke(app, ["compile", str(tmp_path / "tuned"), "-o", str(tmp_path / "cuda"), "--target", "cuda"])
     assert other.exit_code == 0, other.output
     assert "tuning" not in json.loads((tmp_path / "cuda" / "manifest.json").read_text())

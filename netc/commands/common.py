@@ -95,10 +95,12 @@ def compile_spec(
     need_data: bool = True,
     lowerings: "Lowerings | None" = None,
     tuning: dict[str, Any] | None = None,
+    says: bool = True,
 ) -> "Artifact":
     """Compile a spec; mistakes in the network and in its data section are reported together.
 
-    `lowerings` are those of places that take another one than usual, and `tuning` what the manifest says of them.
+    `lowerings` are those of places that take another one than usual, and `tuning` what the manifest says of them. It
+    says the warnings of the spec, unless it should not.
     """
     from netc.arguments import read_spec
     from netc.build import build
@@ -109,7 +111,7 @@ def compile_spec(
         need_data,
         lambda: build(loaded, target, lowerings=lowerings),  # type: ignore[arg-type]
     )
-    for warning in artifact.warnings:
+    for warning in artifact.warnings if says else ():
         warn(str(warning))
     artifact.tuning = tuning
     return artifact

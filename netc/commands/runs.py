@@ -20,6 +20,7 @@ from netc.commands.common import (
     artifact_folder,
     drive,
     print_json,
+    target_for,
     warn,
 )
 from netc.commands.tuning import tuned
@@ -68,7 +69,7 @@ def train(
     if spec is None and options:
         raise UsageError("--set, --seed, --batch-size and --init-from change a spec: name the SPEC too")
 
-    if tune and (resume or device not in (Device.AUTO, Device.CPU)):
+    if tune and (resume or target_for(device) != "cpu"):
         why = "a resumed run keeps its lowerings" if resume else "its clock is that of ONNX Runtime's CPU provider"
         raise UsageError(f"--tune chooses lowerings for a new run on the CPU: {why}; leave it out")
 
@@ -86,7 +87,7 @@ def train(
         artifact: Path | None = None
         if spec is not None:
             if tune:
-                compiled, _ = tuned(spec, options, threads, need_data=True)
+                compiled = tuned(spec, options, threads, need_data=True).artifact
                 artifact, name = Path(scratch) / "artifact", compiled.spec.name
                 write(compiled, artifact)
             else:

@@ -22,7 +22,7 @@ def check(
     spec: SpecArgument,
     overrides: SetOption = None,
     memory: Annotated[
-        bool, typer.Option("--memory", help="Say what a training step holds; builds its program.")
+        bool, typer.Option("--memory", help="Say what a training step holds on the CPU; builds its program.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:

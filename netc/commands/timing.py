@@ -19,6 +19,7 @@ from netc.commands.common import (
     print_json,
     warn,
 )
+from netc.errors import UsageError
 
 
 class By(StrEnum):
@@ -53,6 +54,8 @@ def time_(
     from netc_runtime.timetable import as_dict, print_timing
     from netc_runtime.timing import time_step
 
+    if device is Device.OPENVINO:
+        raise UsageError("netc time reads the trace of ONNX Runtime's kernels; use --device cpu or cuda")
     drive(lambda: require_engine(device.value))
     options, host = spec_overrides(overrides, batch_size), Host(device.value, threads)
     with tempfile.TemporaryDirectory(prefix="netc-") as scratch:

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,8 +23,7 @@ if TYPE_CHECKING:
     from netc.emit import Artifact
     from netc.tuning import Choice, Times
 
-ROUNDS = 2  # of all alternatives; the least time of a layer counts, since other work on the machine only adds to it
-STEPS = 4
+STEPS = 4  # of each alternative, twice; the least time counts, since other work on the machine only adds to it
 
 
 def tune(
@@ -42,23 +42,40 @@ def tune(
     from netc.arguments import spec_overrides
     from netc.emit import write
 
-    artifact, choices = tuned(spec, spec_overrides(overrides, batch_size), threads, steps)
+    found = tuned(spec, spec_overrides(overrides, batch_size), threads, steps)
+    artifact = found.artifact
     folder = out or Path("build") / artifact.spec.name
     write(artifact, folder)
     if as_json:
-        print_json({"out": folder, "tuning": artifact.tuning, "choices": [vars(choice) for choice in choices]})
+        choices = [vars(choice) for choice in found.choices]
+        clock = {"usual_ms": found.usual_ms, "tuned_ms": found.tuned_ms}
+        print_json({"out": folder, "tuning": artifact.tuning, **clock, "choices": choices})
         return
-    changed = [choice for choice in choices if choice.rule is not None]
+    changed = [choice for choice in found.choices if choice.rule is not None]
     for choice in changed:
         gain = f"{choice.usual_ms:.2f} to {choice.chosen_ms:.2f} ms in {choice.layers} layers"
         print(f"{choice.signature}: {choice.rule}, {gain}")
-    print(f"compiled {artifact.spec.name} to {folder}: {len(changed)} of {len(choices)} places take another lowering")
+    if changed:
+        print(f"a step takes {found.usual_ms:.2f} ms as usual, {found.tuned_ms:.2f} ms with these lowerings")
+    kept = len(changed) if artifact.tuning else 0
+    print(f"compiled {artifact.spec.name} to {folder}: {kept} of {len(found.choices)} places take another lowering")
 
 
-def tuned(
-    spec: str, options: Sequence[str], threads: int | None, steps: int = STEPS, need_data: bool = False
-) -> "tuple[Artifact, list[Choice]]":
-    """Compile a spec for the CPU with the lowerings that are fastest with so many threads; say what was found."""
+@dataclass(frozen=True)
+class Tuned:
+    """A spec compiled with the lowerings that are fastest; a step of the usual one and of this one in milliseconds."""
+
+    artifact: "Artifact"
+    choices: "list[Choice]"
+    usual_ms: float
+    tuned_ms: float
+
+
+def tuned(spec: str, options: Sequence[str], threads: int | None, steps: int = STEPS, need_data: bool = False) -> Tuned:
+    """Compile a spec for the CPU with the lowerings that are fastest with so many threads.
+
+    Where whole steps of what was chosen are not faster than those of the usual lowerings, these are kept.
+    """
     from netc.emit import write
     from netc.rewrite.lowerings import Lowerings
     from netc.rewrite.passes import alternatives
@@ -78,19 +95,34 @@ def tuned(
         write(artifact, folders[None])
         for number, (variant, lowerings) in enumerate(variants.items()):
             folders[variant] = Path(scratch) / str(number)
-            write(compile_spec(spec, options, "cpu", need_data, lowerings), folders[variant])
-        for key, folder in [*folders.items()] * ROUNDS:
+            write(compile_spec(spec, options, "cpu", need_data, lowerings, says=False), folders[variant])
+        order = list(folders.items())
+        for key, folder in [*order, *reversed(order)]:  # so that a machine that slows down is fair to all
             found: Times = drive(partial(_layer_times, folder, threads, steps))
             known = times.get(key, found)
             times[key] = {layer: min(ms, known.get(layer, ms)) for layer, ms in found.items()}
-    choices = choose(times[None], {key: value for key, value in times.items() if key}, usual.applied)
-    chosen = {choice.signature: choice.rule for choice in choices if choice.rule is not None}
-    tuning: dict[str, Any] = {
-        "engine": f"ONNX Runtime {import_onnxruntime().__version__}",
-        "threads": Host("cpu", threads).thread_count,
-        "lowerings": chosen,
-    }
-    return compile_spec(spec, options, "cpu", need_data, Lowerings(chosen), tuning), choices
+        choices = choose(times[None], {key: value for key, value in times.items() if key}, usual.applied)
+        chosen = {choice.signature: choice.rule for choice in choices if choice.rule is not None}
+        tuning: dict[str, Any] = {
+            "engine": f"ONNX Runtime {import_onnxruntime().__version__}",
+            "threads": Host("cpu", threads).thread_count,
+            "lowerings": chosen,
+        }
+        best = compile_spec(spec, options, "cpu", need_data, Lowerings(chosen), tuning, says=False)
+        write(best, Path(scratch) / "best")
+        pair = [folders[None], Path(scratch) / "best"]
+        usual_ms, tuned_ms = drive(partial(_step_times, pair, threads, 4 * steps)) if chosen else (0.0, 0.0)
+    if chosen and tuned_ms >= usual_ms:
+        return Tuned(artifact, choices, usual_ms, tuned_ms)
+    return Tuned(best, choices, usual_ms, tuned_ms)
+
+
+def _step_times(folders: Sequence[Path], threads: int | None, steps: int) -> list[float]:
+    from netc_runtime.artifact import Artifact
+    from netc_runtime.session import Host
+    from netc_runtime.timing import step_times
+
+    return step_times([Artifact.load(folder) for folder in folders], Host("cpu", threads), steps)
 
 
 def _layer_times(folder: Path, threads: int | None, steps: int) -> "Times":

@@ -45,8 +45,11 @@ def broken_rule(node: ir.Node, static: bool, target: str) -> str | None:
     if node.op_type in FORBIDDEN:
         return FORBIDDEN[node.op_type]
     training = node.attributes.get("training_mode")
-    if node.op_type == "BatchNormalization" and target != "cpu" and training is not None and training.as_int() == 1:
+    trains = node.op_type == "BatchNormalization" and training is not None and training.as_int() == 1
+    if trains and target != "cpu":
         return "only CPUs run BatchNormalization in training mode; it must be expanded"
+    if trains and not all(_is_private(value) for value in node.inputs[3:5]):
+        return "ONNX Runtime overwrites the running values of BatchNormalization, which others read too"
     if static:
         if node.op_type in ("Shape", "Size", "NonZero"):
             return "a step has static shapes only"
@@ -54,3 +57,8 @@ def broken_rule(node: ir.Node, static: bool, target: str) -> str | None:
             if output.shape is None or not output.shape.is_static():
                 return f"the shape of {output.name} is not static: {output.shape}"
     return None
+
+
+def _is_private(value: ir.Value | None) -> bool:
+    """Whether a value is computed for one reader alone."""
+    return value is not None and value.producer() is not None and len(value.uses()) == 1 and not value.is_graph_output()

@@ -24,6 +24,7 @@ def keep(g: GraphBuilder, site: Site, inputs: Inputs) -> Sequence[ir.Value] | No
     """Give a node in training mode running values of its own; decline one whose scale or bias others read too."""
     if not site.attribute("training_mode") or any(_readers(value) > 1 for value in site.x[1:3]):
         return None
+    _require_batch_statistics(site)
     x, scale, bias = (value for value in inputs[:3] if value is not None)
     return g.ops("BatchNormalization", x, scale, bias, scale * 0.0, bias * 0.0, num_outputs=3, **site.attributes())
 
@@ -35,12 +36,16 @@ def _readers(value: ir.Value) -> int:
     return sum(use.node.op_type == "BatchNormalization" for use in value.uses())
 
 
+def _require_batch_statistics(site: Site) -> None:
+    if site.attribute("momentum") != 0:
+        raise AssertionError(f"{site.node.name}: only momentum 0 gives the statistics of the batch")
+
+
 def expand(g: GraphBuilder, site: Site, inputs: Inputs) -> Sequence[ir.Value] | None:
     """Replace a node in training mode; keep one in inference mode."""
     if not site.attribute("training_mode"):
         return None
-    if site.attribute("momentum") != 0:
-        raise AssertionError(f"{site.node.name}: only momentum 0 gives the statistics of the batch")
+    _require_batch_statistics(site)
     x, scale, bias = (value for value in inputs[:3] if value is not None)
     rank = len(shape_of(x))
     axes = np.array([0, *range(2, rank)], np.int64)

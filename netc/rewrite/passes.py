@@ -104,6 +104,12 @@ def alternatives(target: Target) -> list[tuple[str, str]]:
     return found
 
 
+def known_rules() -> set[str]:
+    """Return the names of all rules, and PLAIN."""
+    tables = [*NEEDED.values(), *RULES.values()]
+    return {PLAIN, *(name_of(rule) for table in tables for rules in table.values() for rule in rules)}
+
+
 def clean(graph: ir.Graph) -> ir.Graph:
     """Remove what repeats and what nobody reads: common subexpressions, dead nodes, outputs and constants.
 

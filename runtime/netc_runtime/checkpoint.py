@@ -15,7 +15,7 @@ from safetensors.numpy import save as to_safetensors
 
 from netc_runtime.arrays import Array
 from netc_runtime.artifact import Artifact
-from netc_runtime.errors import DamagedFileError
+from netc_runtime.errors import DamagedFileError, DriverError, ExitCode
 from netc_runtime.files import write_atomically
 from netc_runtime.jsonfields import MalformedError, canonical, field, optional, parse_object
 from netc_runtime.plateau import Waiting
@@ -159,8 +159,14 @@ class Checkpoint:
         with TensorFile(path) as file:
             try:
                 metadata = parse_object(file.metadata.get(_METADATA_KEY, ""))
-                if metadata.get("format") != _FORMAT or metadata.get("format_version") != _FORMAT_VERSION:
-                    raise MalformedError(f"its format should be {_FORMAT} {_FORMAT_VERSION}")
+                if metadata.get("format") != _FORMAT:
+                    raise MalformedError(f"its format should be {_FORMAT}")
+                if metadata.get("format_version") != _FORMAT_VERSION:
+                    version = metadata.get("netc_version", "unknown")
+                    raise DriverError(
+                        f"{path} is a checkpoint of another version of netc, {version}; continue the run with that one",
+                        ExitCode.USAGE,
+                    )
                 digest = field(metadata, "digest", str)
                 checkpoint = cls._parse(metadata)
             except MalformedError as error:

@@ -29,7 +29,7 @@ _INSTALL = 'pip install "netc[cpu]" (or "netc[gpu]" for NVIDIA GPUs)'
 _REMEDIES = {
     "cpu": _INSTALL,
     "cuda": 'pip install "netc[gpu]", which brings CUDA and cuDNN; the driver is the system\'s',
-    "openvino": "pip install --force-reinstall openvino",
+    "openvino": 'pip install --force-reinstall "netc[openvino]"',
 }
 _CGROUPS = Path("/sys/fs/cgroup")
 
@@ -56,7 +56,7 @@ def examine() -> list[Finding]:
         _openvino(),
         _cpus(),
         _extra("pillow", "PIL", "reads image files", 'pip install "netc[images]"'),
-        _extra("matplotlib", "matplotlib", "draws curves", "pip install matplotlib"),
+        _extra("matplotlib", "matplotlib", "draws curves", 'pip install "netc[plot]"'),
     ]
 
 
@@ -93,7 +93,7 @@ def _runtime() -> list[Finding]:
         remedy = f'{_uninstall(distributions)}; pip install "netc[gpu]"' if gpus else ""
         engines.append(Finding("cuda", False, missing, remedy))
     if gpus:
-        engines.append(Finding("gpu", None, gpus))
+        engines.append(Finding("gpu", False if " fails: " in gpus else None, gpus))
     return [whole, Finding("providers", None, ", ".join(providers)), *engines]
 
 
@@ -135,19 +135,21 @@ def _one_node() -> bytes:
 
 
 def _gpus() -> str:
-    """Return names and driver of NVIDIA's GPUs as the driver tells them, "" without any."""
+    """Return names and driver of NVIDIA's GPUs as the driver tells them, or how it fails; "" without a driver."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return ""
     command = [program, "--query-gpu=name,driver_version", "--format=csv,noheader"]
     try:
         result = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"{program} fails: {error}"
+    if result.returncode != 0:
+        return f"{program} fails: {(result.stdout + result.stderr).strip()}"
     lines = [
         f"{name}, driver {driver}" for name, _, driver in (li.partition(", ") for li in result.stdout.splitlines())
     ]
-    return "; ".join(lines) if result.returncode == 0 else ""
+    return "; ".join(lines)
 
 
 def _openvino() -> Finding:

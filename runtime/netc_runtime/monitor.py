@@ -46,6 +46,7 @@ class Monitor:
         with storage_errors("write", self._path), self._path.open("r+b") as file:
             if file.readline(_LONGEST_LINE) != header:
                 file.seek(0)
+                file.truncate()
                 file.write(header)
             end = file.tell()
             while (of := _step_of(file.readline(_LONGEST_LINE))) is not None and of <= step:

@@ -80,6 +80,7 @@ class OpenVINOProgram(Program):
         with self._failures("cannot be loaded", model):
             self._compiled: Any = core.compile_model(core.read_model(content), "CPU", options)
         self._request = self._compiled.create_infer_request()
+        self._fixed: set[str] = set()
 
     @property
     def compiled(self) -> Any:
@@ -96,9 +97,13 @@ class OpenVINOProgram(Program):
         for spec in self.interface.inputs:
             if spec.name in feeds:
                 self._request.set_tensor(spec.name, self._tensor(spec, feeds[spec.name]))
+                self._fixed.add(spec.name)
 
     def __call__(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         """Run once and return the named outputs as arrays on the host; raises DriverError (1) if that fails."""
+        missing = [spec.name for spec in self.interface.inputs if spec.name not in self._fixed | feeds.keys()]
+        if missing:
+            raise DriverError(f"{self.path} failed: its inputs {', '.join(missing)} were not given")
         with self._failures("failed"):
             for spec in self.interface.inputs:
                 if spec.name in feeds:
@@ -145,7 +150,7 @@ class OpenVINOProgram(Program):
             lines = [line for line in str(error).splitlines() if line and not line.startswith(("Exception", "Check"))]
             culprit = next(iter(_culprits(str(error), model)), None) if model is not None else None
             reason = f"OpenVINO does not take the node {culprit}" if culprit else " ".join(lines[-1:]) or str(error)
-            raise DriverError(f"{self.path} {what}: {reason}") from error
+            raise DriverError(f"{self.path} {what}: {reason}; use another --device") from error
 
 
 def onnx_metadata(model: onnx.ModelProto) -> dict[str, str]:

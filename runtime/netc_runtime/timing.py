@@ -7,7 +7,7 @@ time: the clock of the program without it says how long a step is, the trace say
 import json
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,9 +102,7 @@ def time_step(artifact: Artifact, host: Host, steps: int) -> Timing:
         plain = TrainingStep(artifact, state, host, key)
         traced = TrainingStep(artifact, state, host, key, Path(folder))
         optimized = onnx.load(Path(folder) / OPTIMIZED).graph
-        most = _MOST_EVENTS // (len(optimized.node) + 2) * _TURN // (_TURN + _WARM_UP) - _WARM_UP
-        if steps > most:
-            raise DriverError(f"ONNX Runtime traces at most {most} steps of this network; use fewer", ExitCode.USAGE)
+        _require_fitting(steps, optimized)
         clocks: tuple[list[float], list[float]] = ([], [])
         measured = list[bool]()  # of each traced step, whether it was no warm-up
         for first in range(0, steps, _TURN):
@@ -141,6 +139,7 @@ def layer_times(artifact: Artifact, host: Host, steps: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory(prefix="netc-trace-") as folder:
         traced = TrainingStep(artifact, _first_state(artifact), host, key, Path(folder))
         optimized = onnx.load(Path(folder) / OPTIMIZED).graph
+        _require_fitting(steps, optimized)
         _run(traced, batch, steps)
         kernels, _ = _kernels(traced.end_trace(), measured)
     known = kernel_origins(onnx.load_model_from_string(artifact.content(key)).graph, optimized)
@@ -149,6 +148,28 @@ def layer_times(artifact: Artifact, host: Host, steps: int) -> dict[str, float]:
         if name in known:
             found[known[name].layer] = found.get(known[name].layer, 0.0) + milliseconds
     return found
+
+
+def step_times(artifacts: Sequence[Artifact], host: Host, steps: int) -> list[float]:
+    """Return the median milliseconds of a step of each artifact, in turns on one synthetic batch, without a trace."""
+    programs: list[tuple[TrainingStep, dict[str, Array], dict[str, Array]]] = []
+    for artifact in artifacts:
+        key = artifact.phases[-1].graph
+        state = _first_state(artifact)
+        programs.append((TrainingStep(artifact, state, host, key), state, synthetic_batch(artifact, key)))
+    clocks: list[list[float]] = [[] for _ in programs]
+    for _ in range(0, steps, _TURN):
+        for (program, state, batch), clock in zip(programs, clocks, strict=True):
+            program.load_state(state)
+            clock.extend(_run(program, batch, _TURN))
+    return [float(np.median(clock)) for clock in clocks]
+
+
+def _require_fitting(steps: int, optimized: onnx.GraphProto) -> None:
+    """Raise DriverError (2) for more steps than a trace can hold."""
+    most = _MOST_EVENTS // (len(optimized.node) + 2) * _TURN // (_TURN + _WARM_UP) - _WARM_UP
+    if steps > most:
+        raise DriverError(f"ONNX Runtime traces at most {most} steps of this network; use fewer", ExitCode.USAGE)
 
 
 def _first_state(artifact: Artifact) -> dict[str, Array]:
