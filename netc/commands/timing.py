@@ -54,7 +54,7 @@ def time_(
     from netc_runtime.timetable import as_dict, print_timing
     from netc_runtime.timing import time_step
 
-    if device is Device.OPENVINO:
+    if device.value == "openvino":
         raise UsageError("netc time reads the trace of ONNX Runtime's kernels; use --device cpu or cuda")
     drive(lambda: require_engine(device.value))
     options, host = spec_overrides(overrides, batch_size), Host(device.value, threads)
