@@ -227,6 +227,8 @@ def test_other_broken_rules() -> None:
     x = g.input("x", FLOAT, ["N", 2])
     channels = [np.ones(2, np.float32)] * 4
     training = g.ops("BatchNormalization", x, *channels, num_outputs=3, training_mode=1)[0].producer()
+    own = [g.Exp(g.constant(np.full(2, n, np.float32))) for n in (1.0, 2.0)]  # running values of its own
+    private = g.ops("BatchNormalization", x, *channels[:2], *own, num_outputs=3, training_mode=1)[0].producer()
     given = g.BatchNormalization(x, *channels).producer()
     symbolic, shape = g.Exp(x).producer(), g.Shape(x).producer()
     static = g.Exp(g.constant([1.0])).producer()
@@ -236,7 +238,11 @@ def test_other_broken_rules() -> None:
     assert shape is not None
     assert static is not None
     assert "training mode" in (broken_rule(training, static=False, target="cuda") or "")
-    assert broken_rule(training, static=False, target="cpu") is None
+    assert "overwrites the running values" in (broken_rule(training, static=False, target="cpu") or "")
+    assert private is not None
+    assert broken_rule(private, static=False, target="cpu") is None
+    g.Exp(own[0])
+    assert "overwrites the running values" in (broken_rule(private, static=False, target="cpu") or "")
     assert broken_rule(given, static=False, target="cuda") is None
     assert broken_rule(symbolic, static=False, target="cuda") is None
     assert "is not static" in (broken_rule(symbolic, static=True, target="cuda") or "")

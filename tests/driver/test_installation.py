@@ -52,8 +52,8 @@ def test_a_provider_that_is_listed_but_does_not_start_is_found_out(monkeypatch: 
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: listed)
     real = onnxruntime.InferenceSession
 
-    def falls_back(content: bytes, options: Any, providers: list[Any]) -> Any:
-        return real(content, options, providers=["CPUExecutionProvider"])
+    def falls_back(content: bytes, options: Any, providers: list[Any], **others: Any) -> Any:
+        return real(content, options, providers=["CPUExecutionProvider"], **others)
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", falls_back)
     finding = found("cuda")

@@ -208,7 +208,8 @@ def test_a_node_that_the_engine_refuses_is_named(node: onnx.NodeProto, shape: li
     with pytest.raises(DriverError) as caught:
         program_of(model, tmp_path / "model.onnx")
     name = f"{node.name} ({node.op_type})"
-    assert str(caught.value) == f"{tmp_path / 'model.onnx'} cannot be loaded: OpenVINO does not take the node {name}"
+    where = f"{tmp_path / 'model.onnx'} cannot be loaded"
+    assert str(caught.value) == f"{where}: OpenVINO does not take the node {name}; use another --device"
 
 
 def test_a_damaged_program_is_one_sentence(dropout: Path, tmp_path: Path) -> None:
@@ -224,8 +225,12 @@ def test_a_damaged_program_is_one_sentence(dropout: Path, tmp_path: Path) -> Non
 def test_a_failing_run_is_one_sentence(dropout: Path) -> None:
     artifact = Artifact.load(dropout)
     program = load_program(artifact.file("eval"), OPENVINO, artifact.graph("eval"))
+    with pytest.raises(DriverError, match=r"eval\.onnx failed: its inputs image, label, .* were not given"):
+        program({}, ["loss"])
+    program.fix(artifact.initial_state())
+    wrong = {"image": np.zeros((1, 2, 3), np.float32), "label": np.zeros(1, np.int32)}
     with pytest.raises(DriverError, match=r"eval\.onnx failed: .*shape"):
-        program({"conv1.weight": np.zeros((1, 2, 3), np.float32)}, ["loss"])
+        program(wrong, ["loss"])
 
 
 def test_auto_is_openvino_where_it_is_alone(dropout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
