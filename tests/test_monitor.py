@@ -247,7 +247,8 @@ def test_monitoring_adds_reductions_and_changes_no_other_program(target: Any) ->
         assert models[name].SerializeToString(deterministic=True) == model.SerializeToString(deterministic=True)
     assert "monitors" not in plain.manifest()
     own = {node.op_type for node in artifact.programs["monitor"].graph if node.metadata_props["netc.part"] == "monitor"}
-    assert own <= {"Abs", "Equal", "Not", "Cast", "Sub", "Div", "ReduceMean", "ReduceMax", "ReduceL2"}
+    layout = {"Reshape", "Transpose"} if target == "cpu" else set()  # which lays small batches innermost
+    assert own - layout <= {"Abs", "Equal", "Not", "Cast", "Sub", "Div", "ReduceMean", "ReduceMax", "ReduceL2"}
     assert all(shape_of(value) == [] for value in artifact.programs["monitor"].graph.outputs)
 
 
