@@ -72,8 +72,10 @@ class OnnxRuntimeBuffer(Buffer):
 class DeviceSlice(Buffer):
     """One tensor of a `DeviceBundle`: `host` lies in the bundle's copy on the host."""
 
-    def __init__(self, spec: TensorSpec, host: Array, device: str, address: int) -> None:
+    def __init__(self, spec: TensorSpec, host: Array, device: str, value: Any, start: int) -> None:
         self.host = host.view(spec.dtype).reshape(spec.static_shape)
+        self._value = value  # whose memory is bound by its address alone
+        address = value.data_ptr() + start
         self._place = device, 0, self.host.dtype.type, self.host.shape, address
 
     def read(self) -> Array:
@@ -101,10 +103,9 @@ class DeviceBundle(Bundle):
         starts = [0, *itertools.accumulate(-(-size // _ALIGNMENT) * _ALIGNMENT for size in sizes)]
         self._host = np.zeros(max(starts[-1], 1), np.uint8)
         self._value = ort.OrtValue.ortvalue_from_numpy(self._host.copy(), device, 0)
-        address = self._value.data_ptr()
         super().__init__(
             {
-                spec.name: DeviceSlice(spec, self._host[start : start + size], device, address + start)
+                spec.name: DeviceSlice(spec, self._host[start : start + size], device, self._value, start)
                 for spec, size, start in zip(specs, sizes, starts, strict=False)
             }
         )
