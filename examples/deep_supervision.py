@@ -14,6 +14,7 @@ import argparse
 import csv
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 SIDE = (
@@ -31,7 +32,8 @@ def train(run: Path, settings: list[str]) -> Gradients:
     """Train lenet_sigmoid by the command line; return what monitor.csv says of the gradients."""
     options = [word for setting in settings for word in ("--set", setting)]
     command = [sys.executable, "-m", "netc.cli", "train", "lenet_sigmoid", "--run", str(run), "--threads", "1"]
-    subprocess.run([*command, *options], check=True)
+    if code := subprocess.run([*command, *options], check=False).returncode:
+        sys.exit(code)  # netc has said why
     found: Gradients = {}
     with (run / "monitor.csv").open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
@@ -61,11 +63,10 @@ def show(plain: Gradients, supervised: Gradients) -> None:
 
 def plot(plain: Gradients, supervised: Gradients, path: Path) -> None:
     """Draw both tables, on a logarithmic scale, into a PNG file."""
-    try:
-        import matplotlib
-    except ImportError:
-        print(f'{path} needs matplotlib; install it with: pip install "netc[plot]"', file=sys.stderr)
+    if find_spec("matplotlib") is None:
         return
+    import matplotlib
+
     matplotlib.use("Agg")  # which needs no display
     from matplotlib import pyplot
 
@@ -90,6 +91,8 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=20, help="steps between two looks at the gradients")
     given = parser.parse_args()
 
+    if find_spec("matplotlib") is None:
+        print('without matplotlib there will be no picture: pip install -e ".[plot]"', file=sys.stderr)
     settings = ["solver.max_epochs=null", f"solver.max_iter={given.steps}", f"run.monitor_every={given.every}"]
     if given.data is not None:
         settings += ["data.source=mnist", f"data.path={given.data}", "data.scale=0.00390625"]

@@ -17,7 +17,9 @@ from pathlib import Path
 def train(run: Path, *options: str) -> list[float]:
     """Train LeNet by the command line; return the accuracy on the test split after each epoch."""
     command = [sys.executable, "-m", "netc.cli", "train", "lenet", "--run", str(run), "--threads", "1"]
-    subprocess.run([*command, "--set", "data.scale=0.00390625", *options], check=True)
+    scaled = [*command, "--set", "data.scale=0.00390625", *options]
+    if code := subprocess.run(scaled, check=False).returncode:
+        sys.exit(code)  # netc has said why
     lines = (run / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line)["test"]["accuracy"] for line in lines]
 

@@ -87,7 +87,10 @@ def train(
         artifact: Path | None = None
         if spec is not None:
             if tune:
-                compiled = tuned(spec, options, threads, need_data=True).artifact
+                found = tuned(spec, options, threads, need_data=True)
+                compiled = found.artifact
+                if not as_json:
+                    print(found.sentence)
                 artifact, name = Path(scratch) / "artifact", compiled.spec.name
                 write(compiled, artifact)
             else:

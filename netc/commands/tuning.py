@@ -37,6 +37,9 @@ def tune(
 ) -> None:
     """Compile a spec with the lowerings that are fastest on this machine's CPU; results stay equal to rounding.
 
+    Every alternative is compiled and timed, which takes as long as some dozens of training steps, or minutes for large
+    networks. Use it on a machine that does nothing else.
+
     Example: netc tune resnet20_cifar -o build/resnet20_cifar
     """
     from netc.arguments import spec_overrides
@@ -55,10 +58,7 @@ def tune(
     for choice in changed:
         gain = f"{choice.usual_ms:.2f} to {choice.chosen_ms:.2f} ms in {choice.layers} layers"
         print(f"{choice.signature}: {choice.rule}, {gain}")
-    if changed:
-        print(f"a step takes {found.usual_ms:.2f} ms as usual, {found.tuned_ms:.2f} ms with these lowerings")
-    kept = len(changed) if artifact.tuning else 0
-    print(f"compiled {artifact.spec.name} to {folder}: {kept} of {len(found.choices)} places take another lowering")
+    print(f"{found.sentence}; compiled to {folder}")
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,13 @@ class Tuned:
     choices: "list[Choice]"
     usual_ms: float
     tuned_ms: float
+
+    @property
+    def sentence(self) -> str:
+        """What came of it, for people."""
+        kept = len(self.artifact.tuning["lowerings"]) if self.artifact.tuning else 0
+        clock = f", a step {self.tuned_ms:.2f} ms instead of {self.usual_ms:.2f} ms" if kept else ""
+        return f"tuned {self.artifact.spec.name}: {kept} of {len(self.choices)} places take another lowering{clock}"
 
 
 def tuned(spec: str, options: Sequence[str], threads: int | None, steps: int = STEPS, need_data: bool = False) -> Tuned:

@@ -59,6 +59,6 @@ class Run(Declared):
     keep: int = Field(3, gt=0)
     """Checkpoints that are kept: so many of the newest, and the best."""
     monitor_every: int | None = Field(None, gt=0)
-    """Steps between two rows of activations, gradients and updates in monitor.csv; without it, there are none."""
+    """Steps between two looks at activations, gradients and updates of all layers, in monitor.csv; without it, none."""
     early_stopping: EarlyStopping | None = None
     """When to stop before the planned end."""

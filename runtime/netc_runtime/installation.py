@@ -155,7 +155,7 @@ def _gpus() -> str:
 def _openvino() -> Finding:
     version = version_of("openvino")
     if version is None:
-        return Finding("openvino", None, "not installed")
+        return Finding("openvino", None, "not installed", 'pip install "netc[openvino]"')
     found = _engine("openvino")
     return replace(found, found=f"{version}, {found.found}")
 
