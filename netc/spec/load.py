@@ -1,6 +1,7 @@
 """Tree to NetSpec: validate every section, name what is unnamed, turn each mistake into a positioned sentence."""
 
 import copy
+import functools
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -76,13 +77,19 @@ class Loaded:
         So a spec compiles to the same bytes wherever that folder lies.
         """
         position = self.tree.position(path)
-        file, folder = PurePath(position.file), PurePath(self.tree.root.position.file).parent
-        seen = file.relative_to(folder).as_posix() if file.is_relative_to(folder) else file.name
+        seen = _seen_from(position.file, self.tree.root.position.file)
         return f"{seen}:{position.line}" if position.line else position.file
 
     def at(self, path: Sequence[str | int], message: str, key: bool = False) -> Diagnostic:
         """Return a diagnostic at the place of `path`."""
         return Diagnostic(self.tree.position(path, key=key), message)
+
+
+@functools.cache  # of a few files, asked for by each of thousands of layers
+def _seen_from(file: str, root: str) -> str:
+    """Return a file as seen from the folder of another, its name alone where it lies elsewhere."""
+    path, folder = PurePath(file), PurePath(root).parent
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name
 
 
 def load(tree: Tree, folder: FilePath | None = None) -> Loaded:
