@@ -27,7 +27,7 @@ import numpy as np
 import onnx_ir as ir
 
 from netc.graph import GraphBuilder, Site, constant_value, shape_of
-from netc.rewrite.max_pool_gradient import tiled, unflattened
+from netc.rewrite.max_pool_gradient import scattered_by, tiled, unflattened
 from netc.rewrite.replay import Inputs, ReplayRule
 from netc.rewrite.weight_gradient import FEWEST_CHANNELS, correlate, exchanged
 
@@ -120,9 +120,8 @@ def max_pool(g: GraphBuilder, site: Site, inputs: Inputs) -> Sequence[ir.Value] 
 
 def max_pool_gradient(g: GraphBuilder, site: Site, inputs: Inputs) -> Sequence[ir.Value] | None:
     """Continue a region at the scatter of a gradient to the Indices of such a MaxPool."""
-    _, indices, spread = (unflattened(value) for value in inputs)
-    pool = indices.producer() if indices is not None else None
-    if pool is None or spread is None or pool.op_type != "MaxPool" or indices is not pool.outputs[1]:
+    pool, spread = scattered_by(inputs)
+    if pool is None or spread is None:
         return None
     x, y = Site(pool).x[0], pool.outputs[0]
     carried = _carried(x)

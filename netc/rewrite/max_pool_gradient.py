@@ -23,9 +23,8 @@ RANK = np.array([[4, 3], [2, 1]])
 
 def without_indices(g: GraphBuilder, site: Site, inputs: Inputs) -> Sequence[ir.Value] | None:
     """Rewrite the scatter of a gradient to the Indices of a 2x2 stride-2 MaxPool on even planes."""
-    _, indices, spread = (unflattened(value) for value in inputs)
-    pool = indices.producer() if indices is not None else None
-    if pool is None or spread is None or pool.op_type != "MaxPool" or indices is not pool.outputs[1]:
+    pool, spread = scattered_by(inputs)
+    if pool is None or spread is None:
         return None
     x, y = Site(pool).x[0], pool.outputs[0]
     if not tiled(Site(pool)) or shape_of(spread) != shape_of(y):
@@ -36,6 +35,15 @@ def without_indices(g: GraphBuilder, site: Site, inputs: Inputs) -> Sequence[ir.
     first = g.MaxPool(e, kernel_shape=[2, 2], strides=[2, 2])
     dx = g.Cast(g.Equal(e, _up(g, first)), to=x.dtype) * _up(g, spread)
     return (g.Reshape(dx, np.array([-1], np.int64)),)
+
+
+def scattered_by(inputs: Inputs) -> tuple[ir.Node | None, ir.Value | None]:
+    """Return the MaxPool to whose Indices a ScatterElements writes, and what it writes; None for any other."""
+    _, indices, spread = (unflattened(value) for value in inputs)
+    pool = indices.producer() if indices is not None else None
+    if pool is None or pool.op_type != "MaxPool" or indices is not pool.outputs[1]:
+        return None, None
+    return pool, spread
 
 
 def tiled(site: Site) -> bool:

@@ -20,15 +20,14 @@ import numpy as np
 import onnx_ir as ir
 
 from netc.graph import GraphBuilder, Site, shape_of
-from netc.rewrite.max_pool_gradient import unflattened
+from netc.rewrite.max_pool_gradient import scattered_by
 from netc.rewrite.replay import Inputs
 
 
 def without_indices(g: GraphBuilder, site: Site, inputs: Inputs) -> Sequence[ir.Value] | None:
     """Rewrite the scatter of a gradient to the Indices of a two-dimensional MaxPool without dilations."""
-    _, indices, spread = (unflattened(value) for value in inputs)
-    pool = indices.producer() if indices is not None else None
-    if pool is None or spread is None or pool.op_type != "MaxPool" or indices is not pool.outputs[1]:
+    pool, spread = scattered_by(inputs)
+    if pool is None or spread is None:
         return None
     x, y = Site(pool).x[0], pool.outputs[0]
     if len(shape_of(x)) != 4 or shape_of(spread) != shape_of(y):
