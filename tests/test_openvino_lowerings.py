@@ -34,13 +34,12 @@ def groups(forward: Forward, x: tuple[int, ...], w: tuple[int, ...]) -> set[int]
 @pytest.mark.parametrize(
     ("forward", "x", "w"),
     [
-        (conv(), (4, 4, 8, 7), (5, 4, 3, 2)),
-        (conv(pads=[1, 2, 1, 2]), (2, 3, 6, 6), (4, 3, 3, 5)),
-        (conv(pads=[0, 1, 2, 0]), (6, 3, 6, 6), (4, 3, 3, 3)),
-        (conv(strides=[2, 2], pads=[1, 1, 1, 1]), (2, 4, 8, 8), (3, 4, 3, 3)),
-        (conv(strides=[3, 2]), (4, 4, 9, 8), (3, 4, 2, 3)),
-        (conv(strides=[2, 2]), (2, 4, 8, 8), (3, 4, 1, 1)),
-        (conv(), (2, 1, 5, 5), (3, 1, 2, 2)),
+        (conv(), (32, 4, 8, 7), (32, 4, 3, 2)),
+        (conv(pads=[1, 2, 1, 2]), (32, 3, 6, 6), (32, 3, 3, 5)),
+        (conv(pads=[0, 1, 2, 0]), (32, 3, 6, 6), (32, 3, 3, 3)),
+        (conv(strides=[2, 2], pads=[1, 1, 1, 1]), (32, 4, 8, 8), (32, 4, 3, 3)),
+        (conv(strides=[3, 2]), (32, 4, 9, 8), (32, 4, 2, 3)),
+        (conv(), (32, 1, 5, 5), (32, 1, 2, 2)),
     ],
 )
 def test_the_grouped_weight_gradient_is_equal_to_rounding(
@@ -53,10 +52,41 @@ def test_the_grouped_weight_gradient_is_equal_to_rounding(
         assert error(fast[output], value) < 1e-5, output
 
 
+WIDE = 32
+
+
+@pytest.mark.parametrize(
+    ("forward", "x", "w"),
+    [
+        (conv(pads=[1, 2, 1, 2]), (2, WIDE, 6, 6), (WIDE, WIDE, 3, 5)),
+        (conv(pads=[0, 1, 2, 0]), (3, WIDE, 6, 6), (WIDE + 1, WIDE, 3, 3)),
+        (conv(strides=[3, 2], pads=[1, 1, 1, 1]), (2, WIDE + 1, 9, 8), (WIDE, WIDE + 1, 3, 3)),
+        (conv(dilations=[2, 1], pads=[2, 0, 2, 0]), (2, WIDE, 7, 7), (WIDE, WIDE, 3, 2)),
+        (conv(), (2, 3, 5, 4), (4, 3, 1, 1)),
+        (conv(strides=[2, 2]), (2, 3, 5, 4), (4, 3, 1, 1)),
+    ],
+)
+def test_the_weight_gradient_by_taps_is_equal_to_rounding(
+    forward: Forward, x: tuple[int, ...], w: tuple[int, ...]
+) -> None:
+    nodes = list(optimize_step(step(forward, x, w), Platform("openvino")))
+    assert sum(node.op_type == "MatMul" for node in nodes) == w[2] * w[3]
+    plain, fast = both(forward, np.random.default_rng(SEED).standard_normal(x), w)
+    for output, value in plain.items():
+        # 1e-5: the same few hundred products, summed in float32 in another order.
+        assert error(fast[output], value) < 1e-5, output
+
+
+def test_few_channels_and_large_kernels_are_no_products_by_taps() -> None:
+    for x, w in (((2, WIDE - 1, 6, 6), (WIDE, WIDE - 1, 3, 3)), ((2, WIDE, 8, 8), (WIDE, WIDE, 6, 6))):
+        nodes = optimize_step(step(conv(), x, w), Platform("openvino"))
+        assert "MatMul" not in {node.op_type for node in nodes}
+
+
 @pytest.mark.parametrize(
     ("reason", "forward", "x", "w"),
     [
-        ("an odd batch", conv(), (3, 4, 5, 5), (3, 4, 2, 2)),
+        ("a batch that does not split into sixteens", conv(), (48, 4, 5, 5), (3, 4, 2, 2)),
         ("dilated", conv(dilations=[2, 2]), (2, 4, 7, 7), (3, 4, 2, 2)),
         ("one dimension", conv(), (2, 4, 7), (3, 4, 2)),
     ],

@@ -24,6 +24,7 @@ from netc.rewrite.replay import Inputs
 from netc.rewrite.weight_gradient import exchanged
 
 GROUPS = 2
+FEWEST_SAMPLES = 16  # of a group, which the kernel for AVX-512 takes at once
 
 
 def group(g: GraphBuilder, site: Site, inputs: Inputs) -> Sequence[ir.Value] | None:
@@ -35,7 +36,7 @@ def group(g: GraphBuilder, site: Site, inputs: Inputs) -> Sequence[ir.Value] | N
         return None
     n, ci, height, width = (int(d) for d in shape_of(x))
     _, co, out_height, out_width = (int(d) for d in shape_of(dy))
-    groups = GROUPS if n % GROUPS == 0 else 1
+    groups = GROUPS if n % (GROUPS * FEWEST_SAMPLES) == 0 else 1
     rows = g.Reshape(g.Transpose(x, perm=[0, 2, 3, 1]), np.array([1, n, height, width * ci], np.int64))
     last = g.Transpose(dy, perm=[0, 2, 3, 1])
     split = g.Reshape(last, np.array([groups, n // groups, out_height * out_width, co], np.int64))

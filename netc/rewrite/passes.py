@@ -23,6 +23,7 @@ from netc.rewrite import (
     matrix_weight_gradient,
     max_pool_gradient,
     overlapping_pool_gradient,
+    shifted_weight_gradient,
     signed_bits,
     weight_gradient,
 )
@@ -53,7 +54,7 @@ RULES: dict[Target, dict[str, Sequence[ReplayRule]]] = {
         "ReduceSum": (channel_reduction.in_two_steps,),
     },
     "openvino": {
-        "Conv": (grouped_weight_gradient.group, weight_gradient.interleave),
+        "Conv": (shifted_weight_gradient.multiply, grouped_weight_gradient.group, weight_gradient.interleave),
         "Reshape": (average_pool_gradient.upsample,),
         "ScatterElements": (max_pool_gradient.without_indices, overlapping_pool_gradient.without_indices),
     },
