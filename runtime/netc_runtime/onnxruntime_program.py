@@ -42,8 +42,8 @@ def import_onnxruntime() -> ModuleType:
 class OnnxRuntimeBuffer(Buffer):
     """A buffer of ONNX Runtime: on the CPU its value aliases `host`, so that writing there is all that is needed."""
 
-    def __init__(self, ort: ModuleType, spec: TensorSpec, device: str) -> None:
-        super().__init__(spec)
+    def __init__(self, ort: ModuleType, spec: TensorSpec, device: str, host: Array | None = None) -> None:
+        super().__init__(spec, host)
         self.value = ort.OrtValue.ortvalue_from_numpy(self.host, device, 0)
         self._aliased = device == "cpu"
 
@@ -199,6 +199,11 @@ class OnnxRuntimeProgram(Program):
     def buffer(self, spec: TensorSpec) -> OnnxRuntimeBuffer:
         """Return a new buffer on the device."""
         return OnnxRuntimeBuffer(self.ort, spec, self.device)
+
+    def constant(self, spec: TensorSpec, array: Array) -> OnnxRuntimeBuffer:
+        """Return a buffer that holds `array`, on the CPU in its own memory."""
+        with self.failures("failed"):
+            return OnnxRuntimeBuffer(self.ort, spec, self.device, array)
 
     def bundle(self, specs: Sequence[TensorSpec]) -> Bundle:
         """Return new buffers on the device that one copy fills, or brings to the host."""

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
@@ -66,7 +67,8 @@ def train(options: TrainOptions, reporter: Reporter) -> TrainResult:
             resumed = run.checkpoint_to_resume(artifact, reporter.warn) if options.resume else None
             if not options.resume:
                 run.require_new()
-            return _Session(run, artifact, options, resumed, reporter).train(interrupts)
+            with closing(_Session(run, artifact, options, resumed, reporter)) as session:
+                return session.train(interrupts)
     finally:
         reporter.close()
 
@@ -183,6 +185,10 @@ class _Session:
         )
         self._reporter.finished(result)
         return result
+
+    def close(self) -> None:
+        """End what runs beside the training loop."""
+        self._updates.close()
 
     @property
     def _at_end(self) -> bool:
