@@ -57,9 +57,11 @@ class Dataset:
             whole = TensorSpec(f"{DATASET}{spec.name}", dtype, (count, *spec.shape[1:]), "dataset", field=spec.field)
             datasets.append(whole)
             gathered = spec.name if dtype == spec.dtype else f"{whole.name}/gathered"
-            nodes.append(_node("Gather", spec.name, [whole.name, INDEX], gathered, axis=0))
+            place = f"{spec.name}/batch"
+            nodes.append(helper.make_node("Gather", [whole.name, INDEX], [gathered], f"{place}/Gather", axis=0))
             if dtype != spec.dtype:
-                nodes.append(_node("Cast", spec.name, [gathered], spec.name, to=_element(spec.dtype)))
+                element = _element(spec.dtype)
+                nodes.append(helper.make_node("Cast", [gathered], [spec.name], f"{place}/Cast", to=element))
         names = {spec.name for spec in batch}
         inputs = [value for value in model.graph.input if value.name not in names]
         inputs += [helper.make_tensor_value_info(s.name, _element(s.dtype), s.shape) for s in (*datasets, index)]
@@ -133,9 +135,3 @@ def _kept_as(own: np.dtype[np.generic], spec: TensorSpec) -> str:
 
 def _element(dtype: str) -> int:
     return helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-
-
-def _node(operator: str, batch: str, inputs: list[str], output: str, **attributes: int) -> onnx.NodeProto:
-    node = helper.make_node(operator, inputs, [output], name=f"{batch}/batch/{operator}", **attributes)
-    helper.set_model_props(node, {"netc.layer": batch, "netc.part": "preprocess"})
-    return node

@@ -16,6 +16,7 @@ from netc_runtime.checkpoint import Checkpoint, Newest, Position
 from netc_runtime.data import open_source
 from netc_runtime.data.base import Source
 from netc_runtime.data.batches import check_fit, sample_count
+from netc_runtime.data.mapped import Indices
 from netc_runtime.divergence import account, listed
 from netc_runtime.engines import host_for_training
 from netc_runtime.errors import DriverError, ExitCode
@@ -31,7 +32,7 @@ from netc_runtime.population import Population
 from netc_runtime.run import RunFolder
 from netc_runtime.session import Host
 from netc_runtime.transfer import InitReport, initialised
-from netc_runtime.updates import Indices, Updates, not_finite
+from netc_runtime.updates import Updates, not_finite
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ def _read(path: Path, wanted: list[tuple[npt.NDArray[np.uint8], int]]) -> None:
     with storage_errors("read", path), path.open("rb", buffering=0) as file:
         descriptor = file.fileno()
         for target, offset in wanted:
-            rest = memoryview(target)
+            rest = target.data
             while rest:
                 count = os.preadv(descriptor, [rest], offset)
                 if count == 0:
@@ -76,8 +76,6 @@ def _read(path: Path, wanted: list[tuple[npt.NDArray[np.uint8], int]]) -> None:
 
 def _mapping(array: Array) -> np.memmap[Any, Any] | None:
     """Return the mapped array that an array is a view of, itself perhaps; None if it lies in memory."""
-    found, base = None, array
-    while isinstance(base, np.ndarray):
-        found = base if isinstance(base, np.memmap) and not isinstance(base.base, np.ndarray) else found
-        base = base.base
-    return found
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array if isinstance(array, np.memmap) else None
