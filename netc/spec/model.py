@@ -92,7 +92,7 @@ class Data(Declared):
     scale: float = 1.0
     """What every value is multiplied by after that."""
     resident: bool | None = None
-    """Whether the training split stays on the device, where each step gathers its batch; by default, if it fits."""
+    """Whether training data stay on the device, where each step gathers its batch; by default on CUDA, if they fit."""
 
 
 class InitFrom(Declared):

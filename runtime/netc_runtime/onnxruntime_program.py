@@ -141,7 +141,7 @@ class OnnxRuntimeProgram(Program):
         super().__init__(path)
         self.ort = import_onnxruntime()
         self.engine = f"ONNX Runtime {self.ort.__version__}"
-        offered = _offers_cuda(self.ort, host)
+        offered = offers_cuda(self.ort, host)
         self._load = partial(_load, self.ort, content, host, trace)
         self._session: Any = None
         captured, refusal = offered and steady and host.cuda.graph and trace is None, ""
@@ -348,7 +348,7 @@ def _ort_exceptions(ort: ModuleType) -> tuple[type[Exception], ...]:
     )
 
 
-def _offers_cuda(ort: ModuleType, host: Host) -> bool:
+def offers_cuda(ort: ModuleType, host: Host) -> bool:
     """Return whether to ask for CUDA."""
     may = host.device == "cuda" or (host.device == "auto" and host.not_cuda is None)
     return may and _CUDA in ort.get_available_providers()

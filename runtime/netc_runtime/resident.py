@@ -17,11 +17,11 @@ from netc_runtime.arrays import Array
 from netc_runtime.artifact import Artifact
 from netc_runtime.data.base import Split
 from netc_runtime.data.batches import field_of, sample_count
-from netc_runtime.data.mapped import is_small
+from netc_runtime.engines import host_for_training, offers_cuda
 from netc_runtime.errors import DriverError, ExitCode
 from netc_runtime.interface import Interface, TensorSpec
 from netc_runtime.jsonfields import MalformedError, field
-from netc_runtime.session import Buffer, Program, unreadable
+from netc_runtime.session import Buffer, Host, Program, unreadable
 
 INDEX = "netc.index"
 """The input with the indices of a batch's samples, int64 [batch size]."""
@@ -97,16 +97,18 @@ class Dataset:
             ) from error
 
 
-def dataset_of(artifact: Artifact, split: Split) -> Dataset | None:
+def dataset_of(artifact: Artifact, split: Split, host: Host) -> Dataset | None:
     """Return the training split if it is to stay on the device: as `data.resident` of the spec says, or if it fits.
 
-    It fits if what training reads of it takes at most `LIMIT` bytes there and is in memory anyway, but for mapped files
-    of moderate size. Raises DriverError (2) if `data.resident` is neither true, false nor null.
+    It fits on CUDA if what training reads of it are arrays that take at most `LIMIT` bytes. On the CPU there is no way
+    to save, and gathering in the graph is no faster. Raises DriverError (2) if `data.resident` is neither true, false
+    nor null.
     """
     asked = _asked(artifact)
     specs = [spec for phase in artifact.phases for spec in artifact.graph(phase.graph).inputs_of("batch")]
     if asked is None:
-        asked = all(is_small(split[field_of(spec)]) for spec in specs) and _bytes(split, specs) <= LIMIT
+        is_array = all(isinstance(split[field_of(spec)], np.ndarray) for spec in specs)
+        asked = offers_cuda(host_for_training(artifact, host)) and is_array and _bytes(split, specs) <= LIMIT
     return Dataset(split) if asked and specs else None
 
 

@@ -38,7 +38,7 @@ class Updates:
     ) -> None:
         self.artifact = artifact
         self._source, self._plan, self._host = source, plan, host
-        self._dataset = dataset_of(artifact, source.train)
+        self._dataset = dataset_of(artifact, source.train, host)
         self._feed = Feed(artifact, source.train, plan, gathers=self._dataset is None)
         self._stage = plan.stage_before(step)
         self.program = TrainingStep(artifact, state, host, self._stage.graph, dataset=self._dataset)
