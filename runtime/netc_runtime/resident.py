@@ -128,10 +128,12 @@ def _bytes(split: Split, specs: Sequence[TensorSpec]) -> int:
 
 
 def _kept_as(own: np.dtype[np.generic], spec: TensorSpec) -> str:
-    """Return the dtype of a field on the device: the data's own if it is of one byte, else the input's.
+    """Return the dtype of a field on the device: an integer of one byte if the data have no more, else the input's.
 
-    Engines have no kernels for some of the others, and convert all of the data at each step.
+    For most others OpenVINO has no kernels, so that it would convert all of the data at each step, bool included.
     """
+    if own.kind == "b":
+        return "uint8"
     return own.name if own.itemsize == 1 and np.can_cast(own, spec.dtype) else spec.dtype
 
 
