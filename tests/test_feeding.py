@@ -14,6 +14,7 @@ from netc.spec.load import load
 from netc.spec.overrides import apply_override
 from netc.spec.text import parse_tree
 from netc_runtime import feed
+from netc_runtime.artifact import Artifact
 from netc_runtime.errors import DriverError, ExitCode
 from netc_runtime.events import StepDone
 from netc_runtime.session import Host
@@ -98,21 +99,22 @@ def test_a_run_may_be_continued_in_another_way(
 ) -> None:
     take("inline", monkeypatch)
     first, then = (compiled(tmp_path / way, way) for way in ("resident", "inline"))
+    assert Artifact.load(first).spec_hash == Artifact.load(then).spec_hash
     train(TrainOptions(tmp_path / "run", first, CPU, stop_after_epochs=1), Recorder())
     train(TrainOptions(tmp_path / "run", then, CPU, resume=True), Recorder())
     assert results(tmp_path / "run") == expected
 
 
 def test_a_divergence_is_told_the_same_in_every_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The gradient overflows in a step whose loss is finite, so that steps are made again to find it."""
+    """A weight overflows in a step whose loss is finite, so that steps are made again to find it."""
     said = set()
     for way in WAYS:
         take(way, monkeypatch)
-        artifact = compiled(tmp_path / way, way, "solver.base_lr=1e20", "run.monitor_every=1")
+        artifact = compiled(tmp_path / way, way, "solver.base_lr=1e20", "lr_mult={ip: 1e20}")
         with pytest.raises(DriverError) as caught:
             train(TrainOptions(tmp_path / "run" / way, artifact, CPU), Recorder())
         assert caught.value.exit_code == ExitCode.DIVERGED
         assert not threads()
         said.add(str(caught.value))
     assert len(said) == 1
-    assert "training diverged at step" in said.pop()
+    assert "training diverged at step 1: " in said.pop()  # which the loss of step 2 has shown

@@ -15,7 +15,7 @@ import pytest
 from netc_runtime import feed, resident
 from netc_runtime.arrays import Array
 from netc_runtime.artifact import Artifact
-from netc_runtime.data import open_source
+from netc_runtime.data import batches, open_source
 from netc_runtime.data.mapped import is_in_memory
 from netc_runtime.data.prefetch import DEPTH, Prefetch
 from netc_runtime.errors import DamagedFileError, DriverError, ExitCode
@@ -195,9 +195,8 @@ def test_what_fails_in_the_thread_is_said_by_the_run(tmp_path: Path, monkeypatch
         calls += 1
         if calls == 5:
             raise DriverError("data/7.png is damaged", ExitCode.FAILED)
-        return gather(*arguments)
+        return batches.gather(*arguments)
 
-    gather = feed.gather
     monkeypatch.setattr(feed, "gather", failing)
     recorder = Recorder()
     with pytest.raises(DriverError, match=r"data/7\.png is damaged"):
