@@ -3,23 +3,22 @@
 import math
 from typing import TypeAlias
 
-import numpy as np
-
 from netc_runtime.arrays import Array
 from netc_runtime.artifact import Artifact
 from netc_runtime.data.base import Split
 from netc_runtime.data.batches import field_of, gather, sample_count
 from netc_runtime.data.mapped import Indices, is_in_memory
 from netc_runtime.data.order import permutation
-from netc_runtime.data.prefetch import DEPTH, Prefetch
+from netc_runtime.data.prefetch import Prefetch
 from netc_runtime.interface import TensorSpec
 from netc_runtime.plan import Plan
 
 Fed: TypeAlias = tuple[Indices, dict[str, Array] | None]
 """The samples of a batch, and their values by input name unless the program gathers them itself."""
 
-# Values of a batch from which on a thread gathers them faster than it takes to wake it.
-_WORTH_A_THREAD = 1 << 19
+# Values of a batch from which on gathering them takes longer than to wake a thread, some 100 us. The thread does not
+# cast them: bytes are cast to where the step reads them in less time than floats would be copied there.
+_WORTH_A_THREAD = 1 << 21
 
 
 class Feed:
@@ -32,36 +31,25 @@ class Feed:
     def __init__(self, artifact: Artifact, split: Split, plan: Plan, gathers: bool) -> None:
         self._artifact, self._split, self._plan, self._gathers = artifact, split, plan, gathers
         self._order: tuple[int, Indices] | None = None
-        self._buffers: list[dict[str, Array]] = [{} for _ in range(DEPTH + 1)]
         specs = {spec.name: spec for stage in plan.stages for spec in self._inputs(stage.graph)}.values()
         values = sum(math.prod(spec.static_shape) for spec in specs)
         is_slow = values >= _WORTH_A_THREAD or not all(is_in_memory(split[field_of(spec)]) for spec in specs)
         self._ahead: Prefetch[Fed] | None = None
         if gathers and is_slow:
-            self._ahead = Prefetch(self._prepared, plan.total_steps * artifact.iter_size)
+            self._ahead = Prefetch(self._fed, plan.total_steps * artifact.iter_size)
 
     def take(self, number: int) -> Fed:
-        """Return a batch, whose values are valid until the next call; raises DriverError if they cannot be read."""
-        if self._ahead is not None:
-            return self._ahead.take(number)
-        indices = self._indices(number)
-        return indices, gather(self._split, self._inputs_of(number), indices) if self._gathers else None
+        """Return a batch, in the dtypes of the data; raises DriverError if its values cannot be read."""
+        return self._fed(number) if self._ahead is None else self._ahead.take(number)
 
     def close(self) -> None:
         """End the thread."""
         if self._ahead is not None:
             self._ahead.close()
 
-    def _prepared(self, number: int) -> Fed:
-        """Gather a batch into memory that is used again, in the dtypes of the inputs."""
-        indices, inputs = self._indices(number), self._inputs_of(number)
-        found, buffers = gather(self._split, inputs, indices), self._buffers[number % len(self._buffers)]
-        for spec in inputs:
-            if spec.name not in buffers:
-                buffers[spec.name] = np.empty(spec.static_shape, spec.dtype)
-            # Unsafe casting, as in Buffer.write; check_fit has proven the range.
-            np.copyto(buffers[spec.name], found[spec.name], casting="unsafe")
-        return indices, {spec.name: buffers[spec.name] for spec in inputs}
+    def _fed(self, number: int) -> Fed:
+        indices = self._indices(number)
+        return indices, gather(self._split, self._inputs_of(number), indices) if self._gathers else None
 
     def _indices(self, number: int) -> Indices:
         step, part = divmod(number, self._artifact.iter_size)

@@ -14,8 +14,7 @@ DEPTH = 2
 class Prefetch(Generic[T]):
     """The results of `compute` for the numbers below `end`, each computed in a thread before it is taken.
 
-    `compute` runs for one number after another; it may use memory again that it gave out for the number DEPTH + 1
-    before. Taking another number than the next one starts anew from there.
+    `compute` runs for one number after another. Taking another number than the next one starts anew from there.
     """
 
     def __init__(self, compute: Callable[[int], T], end: int) -> None:
@@ -24,7 +23,7 @@ class Prefetch(Generic[T]):
         self._executor: ThreadPoolExecutor | None = None
 
     def take(self, number: int) -> T:
-        """Return the result for a number, which is valid until the next call; raises what `compute` raised."""
+        """Return the result for a number; raises what `compute` raised."""
         if self._executor is None:
             self._executor = ThreadPoolExecutor(1, "netc-prefetch")
         if not self._waiting or self._waiting[0][0] != number:
