@@ -100,9 +100,9 @@ class Dataset:
 def dataset_of(artifact: Artifact, split: Split, host: Host) -> Dataset | None:
     """Return the training split if it is to stay on the device: as `data.resident` of the spec says, or if it fits.
 
-    It fits on CUDA if what training reads of it are arrays that take at most `LIMIT` bytes. On the CPU nothing has to cross
-    to a device, and gathering in the graph is not faster for all networks. Raises DriverError (2) if `data.resident` is neither true, false
-    nor null.
+    It fits on CUDA if what training reads of it are arrays that take at most `LIMIT` bytes. On the CPU nothing has to
+    cross to a device, and gathering in the graph is not faster for all networks. Raises DriverError (2) if
+    `data.resident` is neither true, false nor null.
     """
     asked = _asked(artifact)
     specs = [spec for phase in artifact.phases for spec in artifact.graph(phase.graph).inputs_of("batch")]
