@@ -40,11 +40,10 @@ def without_indices(g: GraphBuilder, site: Site, inputs: Inputs) -> Sequence[ir.
     outs = [int(d) for d in shape_of(y)[2:]]
     reached = [(outs[i] - 1) * strides[i] + kernel[i] for i in range(2)]
     after = [reached[i] - pads[i] - size[i] for i in range(2)]
-    dtype = (x.dtype or g.dtype).numpy()
     padded = x
     if any(pads[:2]) or any(a > 0 for a in after):
         widths = np.array([0, 0, pads[0], pads[1], 0, 0, max(after[0], 0), max(after[1], 0)], np.int64)
-        padded = g.Pad(x, widths, g.constant(np.array(-np.inf, dtype)))
+        padded = g.Pad(x, widths, g.constant(-np.inf, x.dtype))
     planes, found = list[ir.Value](), None
     for u in range(kernel[0]):
         for v in range(kernel[1]):
@@ -59,13 +58,13 @@ def without_indices(g: GraphBuilder, site: Site, inputs: Inputs) -> Sequence[ir.
             equal = g.Equal(tap, y)
             first = equal if found is None else g.And(equal, g.Not(found))
             found = equal if found is None else g.Or(found, equal)
-            planes.append(g.Cast(first, to=x.dtype) * spread)
+            planes.append(g.Cast(first, to=spread.dtype) * spread)
     stack = [g.Reshape(plane, np.array([n * c, 1, *outs], np.int64)) for plane in planes]
     taps = math.prod(kernel)
-    one_hot = np.eye(taps, dtype=dtype).reshape(taps, 1, *kernel)
+    one_hot = np.eye(taps).reshape(taps, 1, *kernel)
     dx = g.ConvTranspose(
         g.Concat(*stack, axis=1),
-        g.constant(one_hot),
+        g.constant(one_hot, spread.dtype),
         strides=strides,
         pads=[pads[0], pads[1], max(after[0], 0), max(after[1], 0)],
         output_padding=[max(-a, 0) for a in after] if any(a < 0 for a in after) else None,
