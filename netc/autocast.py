@@ -36,9 +36,9 @@ NARROW = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 # fmt: off
 FOLLOWING = frozenset({
     # elementwise, without leaving the range by more than a factor; of products see _is_square
-    "Abs", "Add", "Clip", "Elu", "LeakyRelu", "Max", "Min", "Mul", "Neg", "Relu", "Sigmoid", "Sub", "Sum", "Tanh",
-    # comparisons, and choices by them
-    "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "ReduceMax", "ReduceMin", "Where",
+    "Abs", "Add", "Clip", "Elu", "LeakyRelu", "Mul", "Neg", "Relu", "Sigmoid", "Sub", "Sum", "Tanh",
+    # choices; those whose gradient asks for equal values (Max, ReduceMax, ...) bear no engine that rounds only one side
+    "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Where",
     # windows of a few elements; GlobalAveragePool sums over whole planes
     "AveragePool", "MaxPool",
     # what only moves elements
