@@ -142,8 +142,8 @@ def _slow_precision(loaded: Loaded, target: Target) -> list[Diagnostic]:
     if loaded.spec.solver.precision == "float32" or target not in ("cpu", "openvino"):
         return []
     message = (
-        f"mixed is for GPUs: what is compiled for {target} computes float16 through casts to float32 and back, slower "
-        "than float32 alone; remove it, or train on cuda"
+        f"precision: mixed saves time on GPUs alone; what is compiled for {target} computes float16 by way of float32, "
+        "which is no faster; remove it, or train on cuda"
     )
     return [loaded.at(("solver", "precision"), message)]
 

@@ -20,7 +20,7 @@ import numpy as np
 import onnx_ir as ir
 
 from netc.graph import GraphBuilder, Site, shape_of
-from netc.rewrite.max_pool_gradient import scattered_by
+from netc.rewrite.max_pool_gradient import comparable, scattered_by
 from netc.rewrite.replay import Inputs
 
 
@@ -40,6 +40,7 @@ def without_indices(g: GraphBuilder, site: Site, inputs: Inputs) -> Sequence[ir.
     outs = [int(d) for d in shape_of(y)[2:]]
     reached = [(outs[i] - 1) * strides[i] + kernel[i] for i in range(2)]
     after = [reached[i] - pads[i] - size[i] for i in range(2)]
+    x, y = comparable(g, pool)
     padded = x
     if any(pads[:2]) or any(a > 0 for a in after):
         widths = np.array([0, 0, pads[0], pads[1], 0, 0, max(after[0], 0), max(after[1], 0)], np.int64)

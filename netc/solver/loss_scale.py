@@ -31,7 +31,7 @@ GROWTH_INTERVAL = 2000
 # The range of float16 is 2^-24 to 2^16: no cotangent needs a factor beyond what takes one end of it to the other.
 SMALLEST, LARGEST = 2.0**-24, 2.0**40
 
-_ORIGIN = Origin("loss_scale", "update")
+_ORIGIN = Origin("solver", "update")
 
 
 class LossScale:
