@@ -59,7 +59,9 @@ def append_update(net: Context, solver: Solver, objective: ir.Value) -> Step:
         net.updates["step"] = accumulation.select(net.step() + 1, net.step())
     found = [(tensor, cotangents.get(net.inputs[tensor.name])) for tensor in learned]
     gradients = [
-        (tensor, dw if scaling is None else scaling.unscaled(dw, tensor.layer)) for tensor, dw in found if dw is not None
+        (tensor, dw if scaling is None else scaling.unscaled(dw, tensor.layer))
+        for tensor, dw in found
+        if dw is not None
     ]
     means = [(tensor, accumulation.mean(tensor, dw)) for tensor, dw in gradients]
     taken = accumulation.last
