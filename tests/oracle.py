@@ -101,7 +101,7 @@ def rounding(model: onnx.ModelProto) -> onnx.ModelProto:
 
     ONNX Runtime's CPU provider computes most operators on float16 in float32, casts around them, and then drops the
     pairs of casts between two of them, with the rounding that they stand for. Max has a kernel for float16 there, and
-    the maximum of a value with itself is that value: two of them behind each keep the casts; one is computed in float32.
+    the maximum of a value with itself is that value: two of them behind each keep the casts, one alone would not.
     """
     half = onnx.TensorProto.FLOAT16
     inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)

@@ -1,4 +1,4 @@
-"""Dynamic loss scaling: what overflows is left out in every bit, what would vanish is learned, the scale finds itself."""
+"""Dynamic loss scaling: what overflows is left out in every bit, what would vanish is learned."""
 
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ LAYERS: list[dict[str, Any]] = [
 ]
 SGD = {"type": "SGD", "base_lr": 0.1, "momentum": 0.9, "weight_decay": 0.001}
 COUNTERS = ("loss_scale/good_steps", "loss_scale/skipped_steps")
-TOO_LARGE = np.float32(2.0**34)  # makes gradients of 1e-2 overflow in float16, and none in float32
+TOO_LARGE = 2.0**34  # makes gradients of 1e-2 overflow in float16, and none in float32
 
 
 def compiled(layers: list[dict[str, Any]] = LAYERS, target: Target = "cpu", **solver: Any) -> Artifact:
@@ -172,7 +172,7 @@ def test_one_overflow_spoils_an_update_of_several_batches() -> None:
 
 # -- by the driver ---------------------------------------------------------------------------------------
 
-# The sum over a batch, times a million: its gradients overflow at the first scale, and for some scales below.
+# 16,000 times the mean of a batch: its gradients overflow at the first scale, and at some below.
 LOUD = [*LAYERS[:5], {**LAYERS[5], "normalization": "none", "loss_weight": 1000.0}]
 
 
@@ -210,14 +210,14 @@ def test_a_run_with_overflows_is_no_divergence_and_resumes_in_every_bit(tmp_path
 
 
 def test_a_loss_that_is_not_finite_is_a_divergence(tmp_path: Path) -> None:
-    log = [{"name": "zero", "type": "Power", "scale": 0.0}, {"name": "log", "type": "Log"}]
+    log: list[dict[str, Any]] = [{"name": "zero", "type": "Power", "scale": 0.0}, {"name": "log", "type": "Log"}]
     with pytest.raises(DriverError, match="the first non-finite values are in the forward pass of log") as caught:
         driven(tmp_path, compiled([LAYERS[0], *log, *LAYERS[4:]]))
     assert caught.value.exit_code == ExitCode.DIVERGED
 
 
 def test_phases_keep_the_scale_and_count_anew(tmp_path: Path) -> None:
-    phases = [{"iterations": 5}, {"freeze": ["bn"]}]
+    phases: list[dict[str, Any]] = [{"iterations": 5}, {"freeze": ["bn"]}]
     driven(tmp_path, compiled(LOUD, base_lr=1e-5, max_iter=12, phases=phases))
     state = last(tmp_path)
     skipped = round(np.log2(FIRST / float(state["loss_scale"])))

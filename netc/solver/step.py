@@ -58,11 +58,9 @@ def append_update(net: Context, solver: Solver, objective: ir.Value) -> Step:
         rate = solver.lr_policy.rate(Clock(g, it, net.planned_updates, net.lr_scale), solver.base_lr)
         net.updates["step"] = accumulation.select(net.step() + 1, net.step())
     found = [(tensor, cotangents.get(net.inputs[tensor.name])) for tensor in learned]
-    gradients = [
-        (tensor, dw if scaling is None else scaling.unscaled(dw, tensor.layer))
-        for tensor, dw in found
-        if dw is not None
-    ]
+    gradients = [(tensor, dw) for tensor, dw in found if dw is not None]
+    if scaling is not None:
+        gradients = [(tensor, scaling.unscaled(dw, tensor.layer)) for tensor, dw in gradients]
     means = [(tensor, accumulation.mean(tensor, dw)) for tensor, dw in gradients]
     taken = accumulation.last
     if scaling is not None and means:
