@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from netc.autocast import autocast
 from netc.emit import Artifact, Entry, Program, monitor_graph, train_graphs
 from netc.errors import Diagnostic, SpecError, did_you_mean
 from netc.graph.verify import verify
@@ -59,6 +60,7 @@ def build(
     lowered = lower_phases(loaded, dtype)
     last = lowered.specs[-1]
     training, testing = lowered.training[-1], lowered.testing
+    training.warnings += _slow_precision(loaded, target)
     inference = lower(last, "test", None, objectives=False, dtype=dtype)
     state = training.net.state | testing.net.state
     programs = {"eval": eval_program(last, testing), **inference_programs(last, inference)}
@@ -116,6 +118,10 @@ def lower_phases(loaded: Loaded, dtype: ir.DataType = FLOAT) -> Lowered:
         mistakes += glob_mistakes(spec, (testing.net.state | network.net.state).values())
     if mistakes:
         raise SpecError(mistakes)
+    if loaded.spec.solver.precision == "mixed":
+        for network in training:
+            autocast(network)
+            verify(network.net.g.graph, "autocast")
     return Lowered(specs, training, testing)
 
 
@@ -129,6 +135,17 @@ def _check_parameters(loaded: Loaded, training: Network, testing: Network) -> No
     training.warnings += [warning for warning in testing.warnings if str(warning) not in said]
     require_monitor(loaded, testing)
     _check_early_stopping(loaded, training, testing)
+
+
+def _slow_precision(loaded: Loaded, target: Target) -> list[Diagnostic]:
+    """Return a warning where float16 costs time instead of saving it."""
+    if loaded.spec.solver.precision == "float32" or target not in ("cpu", "openvino"):
+        return []
+    message = (
+        f"precision: mixed saves time on GPUs alone; what is compiled for {target} computes float16 by way of float32, "
+        "which is no faster; remove it, or train on cuda"
+    )
+    return [loaded.at(("solver", "precision"), message)]
 
 
 def compare_phases(loaded: Loaded, training: Network, testing: Network) -> None:

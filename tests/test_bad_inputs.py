@@ -237,6 +237,8 @@ BAD_SPECS: list[tuple[str, list[tuple[str, str]], list[str]]] = [
     ("layer named as an input", [("name: pool", "name: image")], ['11:12: the name "image" is taken already (line 4); names must be unique']),
     ("input named as a layer, whose readers are not wrong besides", [(LABEL, "  conv: {classes: 10}\n"), (ACCURACY, "")], ['10:12: the name "conv" is taken already (line 5); names must be unique']),
     ("duplicate key", [("batch_size: 20", "source: mnist")], ['8:3: duplicate key "source"; it is first given at line 7, column 3']),
+    ("reserved by the loss scale", [("name: pool", "name: loss_scale")], ['11:12: "loss_scale" is a name that every step uses; rename this layer']),
+    ("unknown precision", [("base_lr: 0.01", "base_lr: 0.01\n  precision: float16")], ['18:14: precision: expected \'float32\' or \'mixed\', got "float16"; did you mean "float32"?']),
     ("reserved layer", [("name: pool", "name: step")], ['11:12: "step" is a name that every step uses; rename this layer']),
     ("reserved input", [(LABEL, "  seed: {classes: 10}\n"), (ACCURACY, "")], ['5:3: "seed" is a name that every step uses; rename this input']),
     ("layer named as a node", [("name: pool", "name: conv/forward/Conv")], ['11:12: "conv/forward/Conv" could be the name of a node of the graph; rename this layer']),

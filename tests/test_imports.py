@@ -29,6 +29,7 @@ ROOMS = (
     "transfer",
     "monitor",
     "rewrite",
+    "autocast",
     "tuning",
     "emit",
     "build",

@@ -20,7 +20,7 @@ import numpy as np
 import onnx_ir as ir
 
 from netc.graph import GraphBuilder, Site, shape_of
-from netc.rewrite.max_pool_gradient import scattered_by
+from netc.rewrite.max_pool_gradient import comparable, scattered_by
 from netc.rewrite.replay import Inputs
 
 
@@ -40,11 +40,11 @@ def without_indices(g: GraphBuilder, site: Site, inputs: Inputs) -> Sequence[ir.
     outs = [int(d) for d in shape_of(y)[2:]]
     reached = [(outs[i] - 1) * strides[i] + kernel[i] for i in range(2)]
     after = [reached[i] - pads[i] - size[i] for i in range(2)]
-    dtype = (x.dtype or g.dtype).numpy()
+    x, y = comparable(g, pool)
     padded = x
     if any(pads[:2]) or any(a > 0 for a in after):
         widths = np.array([0, 0, pads[0], pads[1], 0, 0, max(after[0], 0), max(after[1], 0)], np.int64)
-        padded = g.Pad(x, widths, g.constant(np.array(-np.inf, dtype)))
+        padded = g.Pad(x, widths, g.constant(-np.inf, x.dtype))
     # Sums of taps by remainder: [N, C, rows, columns] with a row more for each step that a window reaches beyond one.
     steps = [(k - 1) // s for k, s in zip(kernel, strides, strict=True)]
     sums: dict[tuple[int, int], ir.Value] = {}
@@ -64,7 +64,7 @@ def without_indices(g: GraphBuilder, site: Site, inputs: Inputs) -> Sequence[ir.
             found = equal if found is None else g.Or(found, equal)
             (down, row), (across, column) = divmod(u, strides[0]), divmod(v, strides[1])
             begins, ends = [down, across], [steps[0] - down, steps[1] - across]
-            moved = g.Cast(first, to=x.dtype) * spread
+            moved = g.Cast(first, to=spread.dtype) * spread
             if any((*begins, *ends)):
                 moved = g.Pad(moved, np.array([0, 0, *begins, 0, 0, *ends], np.int64))
             before = sums.get((row, column))
@@ -88,8 +88,11 @@ def _interleave(g: GraphBuilder, sums: Mapping[tuple[int, int], ir.Value], strid
     down, across = strides
     if (down, across) == (1, 1):
         return some
-    zeros = g.constant(np.zeros((n, c, rows, columns), (some.dtype or g.dtype).numpy()))
-    stack = g.Concat(*(sums.get((a, b), zeros) for a in range(down) for b in range(across)), axis=1)
+    taps = [sums.get((a, b)) for a in range(down) for b in range(across)]
+    if None in taps:  # windows leave rows or columns out
+        zeros = g.Expand(g.constant(0.0, some.dtype), np.array([n, c, rows, columns], np.int64))
+        taps = [zeros if tap is None else tap for tap in taps]
+    stack = g.Concat(*taps, axis=1)
     if down == across:
         return g.DepthToSpace(stack, blocksize=down)
     split = g.Reshape(stack, np.array([n, down, across, c, rows, columns], np.int64))

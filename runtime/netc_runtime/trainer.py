@@ -223,6 +223,7 @@ class _Session:
             step=self._position.step,
             metrics=self._artifact.metrics,
             init_from=self._init_report,
+            precision=str(self._artifact.spec["solver"].get("precision", "float32")),
         )
 
     def _advance(self, interrupts: Interrupts) -> Mapping[str, float]:
