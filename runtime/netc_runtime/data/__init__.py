@@ -14,7 +14,7 @@ from netc_runtime.data.cifar import CIFAR10, CIFAR100
 from netc_runtime.data.csv_table import CSV
 from netc_runtime.data.digits import Digits
 from netc_runtime.data.hdf5 import HDF5
-from netc_runtime.data.idx import IDX
+from netc_runtime.data.idx import IDX, MNIST, FashionMNIST
 from netc_runtime.data.image_folder import ImageFolder
 from netc_runtime.data.image_list import ImageList
 from netc_runtime.data.lmdb_datum import LMDB
@@ -29,8 +29,8 @@ from netc_runtime.errors import DriverError, ExitCode, did_you_mean
 
 SOURCES: Mapping[str, type[Source]] = {
     "digits": Digits,
-    "mnist": IDX,
-    "fashion_mnist": IDX,
+    "mnist": MNIST,
+    "fashion_mnist": FashionMNIST,
     "cifar10": CIFAR10,
     "cifar100": CIFAR100,
     "idx": IDX,

@@ -65,11 +65,18 @@ class Source(ABC):
         self.train = train
         self.test = test
         self.classes = classes
-        self.notes: Sequence[str] = ()
+        self.notes: tuple[str, ...] = ()
+        """What whoever uses the data should know."""
 
     def split(self, name: str) -> Split:
         """Return the split called `train` or `test`."""
         return {"train": self.train, "test": self.test}[name]
+
+    def left_out(self, reasons: Sequence[str]) -> None:
+        """Note that records were skipped, each for a reason."""
+        if reasons:
+            what = "1 record was" if len(reasons) == 1 else f"{len(reasons)} records were"
+            self.notes = (f"{what} left out of the data; the first: {reasons[0]}",)
 
     @classmethod
     @abstractmethod

@@ -12,7 +12,7 @@ from netc_runtime.data.extras import require
 from netc_runtime.data.folders import missing_parts, parts
 from netc_runtime.data.named_arrays import check_counts, named_splits, real
 from netc_runtime.data.options import CLASSES, FIELDS, LIMIT, SPLIT, Option, path_option
-from netc_runtime.data.rows import Indices, Rows, mapped
+from netc_runtime.data.rows import SMALL, Indices, Rows, mapped
 from netc_runtime.errors import DamagedFileError, DriverError, ExitCode
 
 _FILE = "the .h5 file, or a folder with train.h5 and test.h5"
@@ -26,8 +26,8 @@ class HDF5(Source):
     """One HDF5 file of data sets of real numbers whose axis 0 counts the samples, at any depth of groups.
 
     Their names say field and split as those of `npz` do; `data` and `label` of Caffe's HDF5Data are known. A data set
-    that is stored in one piece is mapped into memory; of one in chunks, the samples of a batch are read when they are
-    needed. Data in other files, which a link can name, are refused.
+    that is stored in one piece is mapped into memory; of a large one in chunks, the samples of a batch are read when
+    they are needed. Data in other files, which a link can name, are refused.
     """
 
     about: ClassVar[str] = "data sets of an HDF5 file, read as they are needed"
@@ -93,6 +93,10 @@ def _samples(path: Path, dataset: Any, name: str) -> Samples:
         if offset + dataset.size * dataset.dtype.itemsize > path.stat().st_size:
             raise DamagedFileError(f"{path} is truncated: {name} should end beyond its {path.stat().st_size} bytes")
         return mapped(np.memmap(path, dataset.dtype, "r", offset, dataset.shape))
+
+    if dataset.nbytes <= SMALL:
+        everything: Array = dataset[...]
+        return everything
 
     def read(indices: Indices) -> Array:
         # h5py takes increasing indices without repetition, and whole ranges much faster.

@@ -37,10 +37,13 @@ class IDX(Source):
     about: ClassVar[str] = "four IDX files of images and labels, under the names that MNIST gave them"
     options: ClassVar[tuple[Option, ...]] = (path_option(_FOLDER), SPLIT, CLASSES, LIMIT)
 
+    known_classes: ClassVar[tuple[str, ...]] = ()
+    """The names of the classes that a data set of this format always has."""
+
     @classmethod
     def class_names(cls, name: str, options: Mapping[str, Any]) -> tuple[str, ...]:
-        """Return the ten garments or digits; nothing for `idx`, whose labels decide."""
-        return {"mnist": tuple(map(str, range(10))), "fashion_mnist": _FASHION}.get(name, ())
+        """Return the ten digits or garments; nothing for `idx`, whose labels decide."""
+        return cls.known_classes
 
     @classmethod
     def missing(cls, name: str, options: Mapping[str, Any]) -> list[Problem]:
@@ -54,6 +57,20 @@ class IDX(Source):
         train, test = (_read_split(folder, part) for part in SPLITS)
         names = cls.class_names(name, options) or numbered(np.concatenate([train["label"], test["label"]]))
         return cls(train, test, names)
+
+
+class MNIST(IDX):
+    """The handwritten digits of LeCun, Cortes and Burges, in the four files of `idx`."""
+
+    about: ClassVar[str] = "60,000 and 10,000 grey digits of 28 x 28 pixels, in their four IDX files"
+    known_classes: ClassVar[tuple[str, ...]] = tuple(map(str, range(10)))
+
+
+class FashionMNIST(IDX):
+    """The garments of Zalando Research (Xiao, Rasul and Vollgraf, 2017), in the four files of `idx`."""
+
+    about: ClassVar[str] = "60,000 and 10,000 grey garments of 28 x 28 pixels, in their four IDX files"
+    known_classes: ClassVar[tuple[str, ...]] = _FASHION
 
 
 def _read_split(folder: Path, part: str) -> dict[str, Array]:

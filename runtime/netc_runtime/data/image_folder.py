@@ -69,7 +69,7 @@ class ImageFolder(Source):
                 splits[-1], skipped = _read(part, names, options)
                 notes += skipped
         source = cls(splits[0], splits[1], tuple(names))
-        source.notes = notes
+        source.left_out(notes)
         return source
 
 

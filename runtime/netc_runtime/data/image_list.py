@@ -72,7 +72,7 @@ class ImageList(Source):
         labels = [np.asarray(found["label"][:]) for found in splits.values() if "label" in found]
         single = labels and labels[0].ndim == 1
         source = cls(splits["train"], splits.get("test", {}), numbered(np.concatenate(labels)) if single else ())
-        source.notes = notes
+        source.left_out(notes)
         return source
 
 

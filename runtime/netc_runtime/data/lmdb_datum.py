@@ -60,7 +60,7 @@ class LMDB(Source):
             notes += skipped
         labels = [np.asarray(own["label"][:]) for own in splits.values()]
         source = cls(splits["train"], splits.get("test", {}), numbered(np.concatenate(labels)))
-        source.notes = notes
+        source.left_out(notes)
         return source
 
 

@@ -58,7 +58,7 @@ class Parquet(Source):
             splits[split], notes = entry, [*notes, *skipped]
         labels = [np.asarray(own["label"][:]) for own in splits.values()]
         source = cls(splits["train"], splits.get("test", {}), names or numbered(np.concatenate(labels)))
-        source.notes = notes
+        source.left_out(notes)
         return source
 
 

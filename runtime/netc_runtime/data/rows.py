@@ -12,7 +12,8 @@ from netc_runtime.data.base import Samples
 
 Indices: TypeAlias = npt.NDArray[np.intp]
 
-_SMALL = 256 << 20  # bytes of a mapped array up to which all of it may come to lie in memory
+SMALL = 256 << 20
+"""Bytes of an array in a file up to which all of it may come to lie in memory."""
 # Pages of a mapped file count as memory of the process until they are given back, and the system maps large neighbours
 # of a page with it: so many bytes for a sample that lies alone, at most so many in all.
 _NEIGHBOURS = 2 << 20
@@ -64,7 +65,7 @@ class Rows:
 
 def mapped(array: "np.memmap[Any, np.dtype[Any]]") -> Samples:
     """Return the samples of a mapped file: the array itself if it is small, else read without being kept in memory."""
-    if array.nbytes <= _SMALL:
+    if array.nbytes <= SMALL:
         return array
     sample = array.nbytes // len(array)
     held = 0
