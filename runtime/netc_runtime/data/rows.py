@@ -68,17 +68,15 @@ def mapped(array: "np.memmap[Any, np.dtype[Any]]") -> Samples:
     if array.nbytes <= SMALL:
         return array
     sample = array.nbytes // len(array)
-    held = 0
 
     def read(indices: Indices) -> Array:
-        nonlocal held
-        follow = len(indices) > 1 and bool((np.diff(indices) == 1).all())
-        chosen = slice(int(indices[0]), int(indices[-1]) + 1) if follow else indices
-        result = np.array(array[chosen])
-        held += result.nbytes if follow else len(indices) * (sample + _NEIGHBOURS)
-        if held > _HELD:
+        result = np.empty((len(indices), *array.shape[1:]), array.dtype)
+        follow = bool((np.diff(indices) == 1).all())
+        size = max(_HELD // (sample if follow else sample + _NEIGHBOURS), 1)
+        for start in range(0, len(indices), size):
+            wanted = indices[start : start + size]
+            result[start : start + size] = array[wanted[0] : wanted[-1] + 1] if follow else array[wanted]
             _give_back(array)
-            held = 0
         return result
 
     return Rows(read, array.shape, array.dtype)
