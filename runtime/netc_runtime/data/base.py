@@ -39,6 +39,8 @@ class Samples(Protocol):
 
     def __getitem__(self, key: Any, /) -> Any: ...
 
+    def __array__(self) -> Array: ...
+
 
 Split: TypeAlias = Mapping[str, Samples]
 """Field name to samples; axis 0 counts them: `image` is [n, C, H, W], `label` is [n] class indices."""

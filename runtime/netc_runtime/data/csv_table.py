@@ -138,9 +138,13 @@ def _rows(path: Path, reader: Any, options: Mapping[str, Any]) -> _Table:
 def _columns(path: Path, names: Sequence[str], wanted: str | Sequence[str], option: str) -> list[int]:
     found = []
     for name in [wanted] if isinstance(wanted, str) else wanted:
-        if names.count(name) != 1:
-            wrong = f"has {names.count(name)} columns" if name in names else "has no column"
-            raise DriverError(f"data.{option}: {path} {wrong} {name}{did_you_mean(name, names)}", ExitCode.USAGE)
+        if name not in names:
+            raise DriverError(f"data.{option}: {path} has no column {name}{did_you_mean(name, names)}", ExitCode.USAGE)
+        if names.count(name) > 1:
+            raise DriverError(
+                f"data.{option}: {path} has {names.count(name)} columns {name}; give them different names",
+                ExitCode.USAGE,
+            )
         found.append(names.index(name))
     return found
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -54,8 +54,15 @@ class _Maker:
     skip: bool
 
     def __call__(self, folder: Path) -> Mapping[str, Any]:
+        with (folder / "image.npy").open("wb") as file:
+            labels, skipped = self._write(file)
+        np.save(folder / "label.npy", np.array(labels, np.int64))
+        return {"skipped": skipped}
+
+    def _write(self, file: IO[bytes]) -> tuple[list[int], list[str]]:
+        """Write all images, and return their labels and what was skipped."""
         writer: RowWriter | None = None
-        first, shape, kind = "", (), np.dtype(np.uint8)
+        first = ""
         labels: list[int] = []
         skipped: list[str] = []
         for record in self.records():
@@ -67,21 +74,20 @@ class _Maker:
                 skipped.append(str(error))
                 continue
             if writer is None:
-                first, shape, kind = record.name, image.shape, image.dtype
-                writer = RowWriter(folder / "image.npy", shape, kind)
-            if (image.shape, image.dtype) != (shape, kind):
+                first, writer = record.name, RowWriter(file, image.shape, image.dtype)
+            if (image.shape, image.dtype) != (writer.shape, writer.dtype):
                 raise DriverError(
                     f"{record.name} has an image {shape_text(image.shape)} of {image.dtype}, but {first} has "
-                    f"{shape_text(shape)} of {kind}; set data.resize, such as resize: {shape_text(shape[-2:])}",
+                    f"{shape_text(writer.shape)} of {writer.dtype}; set data.resize, such as resize: "
+                    f"{shape_text(writer.shape[-2:])}",
                     ExitCode.USAGE,
                 )
             labels.append(_label(record))
-            writer.add(image[np.newaxis])
+            writer.add(image)
         if writer is None:
             raise DamagedFileError(f"no record can be used: {skipped[0] if skipped else 'there is none'}")
-        writer.close()
-        np.save(folder / "label.npy", np.array(labels, np.int64))
-        return {"skipped": skipped}
+        writer.finish()
+        return labels, skipped
 
     def _image(self, record: Encoded) -> Array:
         if isinstance(record.image, np.ndarray):

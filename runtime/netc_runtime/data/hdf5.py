@@ -1,6 +1,7 @@
 """Arrays of an HDF5 file, read as they are asked for."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -50,16 +51,24 @@ class HDF5(Source):
         h5py = require("h5py", "hdf5", "reading HDF5 files")
         splits: dict[str, Split] = {}
         for part, (path, *_) in parts(as_folder(options["path"]), _ENDINGS).items():
-            try:
-                file = h5py.File(path, "r")
+            with _reading(path), ExitStack() as opened:
+                file = opened.enter_context(h5py.File(path, "r"))
                 names = _names(h5py, path, file, "")
                 for split, fields in named_splits(path, names, options.get("fields", {})).items():
                     arrays = {field: _samples(path, file[there], there) for field, there in fields.items()}
                     check_counts(path, arrays)
                     splits[part if split == "train" else split] = arrays
-            except _ERRORS as error:
-                raise DamagedFileError(f"{path} is not a sound HDF5 file: {error}") from error
+                opened.pop_all()  # samples may be read as long as there is somebody who has them
         return cls(splits["train"], splits.get("test", {}), ())
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn what h5py raises into a sentence."""
+    try:
+        yield
+    except _ERRORS as error:
+        raise DamagedFileError(f"{path} is not a sound HDF5 file: {error}") from error
 
 
 def _names(h5py: Any, path: Path, group: Any, before: str) -> list[str]:
@@ -103,13 +112,11 @@ def _samples(path: Path, dataset: Any, name: str) -> Samples:
         wanted, back = np.unique(indices, return_inverse=True)
         if not len(wanted):
             return np.empty((0, *dataset.shape[1:]), dataset.dtype)
-        try:
+        with _reading(path):
             if wanted[-1] - wanted[0] == len(wanted) - 1:
                 values: Array = dataset[int(wanted[0]) : int(wanted[-1]) + 1]
             else:
                 values = dataset[wanted]
-        except _ERRORS as error:
-            raise DamagedFileError(f"{path} is damaged in {name}: {error}") from error
         return values[back]
 
     return Rows(read, tuple(dataset.shape), dataset.dtype)

@@ -19,25 +19,23 @@ def begin(path: Path, shape: tuple[int, ...], dtype: Any) -> int:
 class RowWriter:
     """An array of rows of one shape and dtype in a file, whose number need not be known before the last."""
 
-    def __init__(self, path: Path, shape: tuple[int, ...], dtype: Any) -> None:
-        self._path, self._shape, self._dtype = path, shape, np.dtype(dtype)
-        self._file: IO[bytes] = path.open("wb")
-        self.count = 0
+    def __init__(self, file: IO[bytes], shape: tuple[int, ...], dtype: Any) -> None:
+        self._file, self.shape, self.dtype = file, shape, np.dtype(dtype)
+        self._count = 0
         self._head()
 
-    def add(self, rows: Array) -> None:
-        """Append rows [n, *shape]."""
-        self._file.write(np.ascontiguousarray(rows, self._dtype).tobytes())
-        self.count += len(rows)
+    def add(self, row: Array) -> None:
+        """Append a row."""
+        self._file.write(np.ascontiguousarray(row, self.dtype).tobytes())
+        self._count += 1
 
-    def close(self) -> None:
+    def finish(self) -> None:
         """Write how many rows there are."""
         self._file.seek(0)
         self._head()
-        self._file.close()
 
     def _head(self) -> None:
-        # The header is padded to the same length for any number of rows: numpy leaves room for the first axis.
-        shape = (self.count, *self._shape)
-        header = {"descr": np.lib.format.dtype_to_descr(self._dtype), "fortran_order": False, "shape": shape}
+        # numpy pads headers, so that this one keeps its length for any number of rows.
+        shape = (self._count, *self.shape)
+        header = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(self._file, header)
