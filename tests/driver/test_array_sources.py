@@ -83,6 +83,11 @@ def test_one_set_of_an_npz_file_is_split_and_fields_can_be_named(tmp_path: Path)
     np.savez(tmp_path / "both" / "train.npz", image=IMAGES[:8])
     np.savez(tmp_path / "both" / "test.npz", image=IMAGES[8:])
     np.testing.assert_array_equal(opened("npz", tmp_path / "both").test["image"], IMAGES[8:])
+    np.savez(tmp_path / "both" / "train-2.npz", image=IMAGES[:8])
+    sentence = (
+        f"{tmp_path / 'both'} has 2 files of the train split, such as train-2.npz and train.npz; leave one of them"
+    )
+    assert said("npz", tmp_path / "both") == (sentence, 2)
 
 
 def test_large_arrays_of_an_npz_file_are_read_as_they_are_needed(

@@ -87,7 +87,10 @@ def missing_data(data: Mapping[str, Any]) -> list[Problem]:
     wrong = {path for path, _ in check_options(data)}
     if ("source",) in wrong or ("path",) in wrong:
         return []
-    return source_class(data).missing(data["source"], _options(data))
+    try:
+        return source_class(data).missing(data["source"], _options(data))
+    except DriverError as error:  # such as a folder that must not be listed
+        return [(("path",), str(error))]
 
 
 def open_source(data: Mapping[str, Any]) -> Source:

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -113,6 +114,8 @@ def _remove_abandoned(parent: Path) -> None:
 
 
 def _runs(pid: int) -> bool:
+    if sys.platform == "win32":  # where asking would end the process
+        return True
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):

@@ -49,6 +49,8 @@ class CIFAR10(Source):
 
     Training parts may be absent as long as there is one; images are [n, 3, 32, 32] unsigned bytes, in the order of the
     parts.
+
+    Example: data: {source: cifar10, classes: [cat, dog]}
     """
 
     about: ClassVar[str] = "CIFAR-10 in its binary files; some of the training parts are enough"
@@ -82,7 +84,10 @@ _LABELS = Option(
 
 
 class CIFAR100(Source):
-    """A folder with the original files train.bin and test.bin, plain, .gz or .xz; images as those of CIFAR-10."""
+    """A folder with the original files train.bin and test.bin, plain, .gz or .xz; images as those of CIFAR-10.
+
+    Example: data: {source: cifar100, labels: coarse}
+    """
 
     about: ClassVar[str] = "CIFAR-100 in its binary files, with its fine or its coarse labels"
     options: ClassVar[tuple[Option, ...]] = (path_option(_FOLDER_100), _LABELS, SPLIT, CLASSES, LIMIT)

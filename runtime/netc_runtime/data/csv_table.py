@@ -33,6 +33,8 @@ class CSV(Source):
 
     The features are `image`, [n, columns]. A single target of texts, or of whole numbers from 0 on, is `label`: texts
     are classes in alphabetical order. Targets of numbers are also the field `target`, [n, columns], to be regressed.
+
+    Example: data: {source: csv, path: iris.csv, target: species}
     """
 
     about: ClassVar[str] = "columns of a .csv file as features and as target"

@@ -19,7 +19,10 @@ _TRAIN_FRACTION = 0.8
 
 
 class Digits(Source):
-    """1797 grey images of 8 x 8 pixels with values 0 to 16: 1437 to train, 360 to test."""
+    """1797 grey images of 8 x 8 pixels with values 0 to 16: 1437 to train, 360 to test.
+
+    Example: data: {source: digits, classes: [0, 1, 2], limit: 100}
+    """
 
     about: ClassVar[str] = "1,797 grey digits of 8 x 8 pixels, values 0 to 16; ships with netc"
     options: ClassVar[tuple[Option, ...]] = (SPLIT, CLASSES, LIMIT)

@@ -7,6 +7,7 @@ from typing import Any
 
 from netc_runtime.data.base import Problem, as_folder
 from netc_runtime.errors import DriverError, ExitCode
+from netc_runtime.files import storage_errors
 
 SPLITS = ("train", "test")
 # What others call the split to test with, the first of which there is.
@@ -61,10 +62,24 @@ def parts(path: Path, endings: Iterable[str]) -> dict[str, list[Path]]:
         return {"train": [path]}
     if not path.is_dir():
         return {}
-    files = sorted(file for file in path.iterdir() if file.name.endswith(endings) and not file.name.startswith("."))
+    with storage_errors("read", path):
+        files = sorted(file for file in path.iterdir() if file.name.endswith(endings) and not file.name.startswith("."))
     found = {"train": _of_split(files, "train")}
     found["test"] = next((named for name in _TEST if (named := _of_split(files, name))), [])
     return {split: named for split, named in found.items() if named}
+
+
+def single_parts(path: Path, endings: Iterable[str]) -> dict[str, Path]:
+    """Return `parts` of a source that takes one file a split; raises DriverError (2) where there are several."""
+    found = parts(path, endings)
+    for split, files in found.items():
+        if len(files) > 1:
+            raise DriverError(
+                f"{path} has {len(files)} files of the {split} split, such as {files[0].name} and {files[1].name}; leave "
+                f"one of them",
+                ExitCode.USAGE,
+            )
+    return {split: files[0] for split, files in found.items()}
 
 
 def folder_of_split(folder: Path, split: str) -> Path | None:

@@ -10,7 +10,7 @@ import numpy as np
 from netc_runtime.arrays import Array
 from netc_runtime.data.base import Problem, Samples, Source, Split, as_folder
 from netc_runtime.data.extras import require
-from netc_runtime.data.folders import missing_parts, parts
+from netc_runtime.data.folders import missing_parts, single_parts
 from netc_runtime.data.named_arrays import check_counts, named_splits, real
 from netc_runtime.data.options import CLASSES, FIELDS, LIMIT, SPLIT, Option, path_option
 from netc_runtime.data.rows import SMALL, Indices, Rows, mapped
@@ -29,6 +29,8 @@ class HDF5(Source):
     Their names say field and split as those of `npz` do; `data` and `label` of Caffe's HDF5Data are known. A data set
     that is stored in one piece is mapped into memory; of a large one in chunks, the samples of a batch are read when
     they are needed. Data in other files, which a link can name, are refused.
+
+    Example: data: {source: hdf5, path: digits.h5, split: {test: 0.2, seed: 1}}
     """
 
     about: ClassVar[str] = "data sets of an HDF5 file, read as they are needed"
@@ -50,7 +52,7 @@ class HDF5(Source):
         """Open the data sets; raises DriverError: 3 without h5py, 2 for values that are no numbers, 1 for damage."""
         h5py = require("h5py", "hdf5", "reading HDF5 files")
         splits: dict[str, Split] = {}
-        for part, (path, *_) in parts(as_folder(options["path"]), _ENDINGS).items():
+        for part, path in single_parts(as_folder(options["path"]), _ENDINGS).items():
             with _reading(path), ExitStack() as opened:
                 file = opened.enter_context(h5py.File(path, "r"))
                 names = _names(h5py, path, file, "")

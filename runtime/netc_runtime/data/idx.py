@@ -32,6 +32,8 @@ class IDX(Source):
     """A folder with the four IDX files under their original names, plain, .gz or .xz.
 
     Images are [n, H, W] unsigned bytes and become [n, 1, H, W].
+
+    Example: data: {source: idx, path: letters}
     """
 
     about: ClassVar[str] = "four IDX files of images and labels, under the names that MNIST gave them"
@@ -60,14 +62,20 @@ class IDX(Source):
 
 
 class MNIST(IDX):
-    """The handwritten digits of LeCun, Cortes and Burges, in the four files of `idx`."""
+    """The handwritten digits of LeCun, Cortes and Burges, in the four files of `idx`.
+
+    Example: data: {source: mnist, split: {test: 0.1}}
+    """
 
     about: ClassVar[str] = "60,000 and 10,000 grey digits of 28 x 28 pixels, in their four IDX files"
     known_classes: ClassVar[tuple[str, ...]] = tuple(map(str, range(10)))
 
 
 class FashionMNIST(IDX):
-    """The garments of Zalando Research (Xiao, Rasul and Vollgraf, 2017), in the four files of `idx`."""
+    """The garments of Zalando Research (Xiao, Rasul and Vollgraf, 2017), in the four files of `idx`.
+
+    Example: data: {source: fashion_mnist, path: data/fashion, limit: 10000}
+    """
 
     about: ClassVar[str] = "60,000 and 10,000 grey garments of 28 x 28 pixels, in their four IDX files"
     known_classes: ClassVar[tuple[str, ...]] = _FASHION

@@ -22,7 +22,10 @@ class ImageFolder(Source):
 
     Classes have the names of their folders, in alphabetical order. Images lie at any depth inside; what is called
     otherwise than an image, or begins with a dot, is no image. They are decoded once, into a cache of unsigned bytes
-    that is mapped into memory, and again when a file, `resize` or `channels` changes. `val` may stand for `test`.
+    that is mapped into memory, and again when a file, `resize` or `channels` changes. `resize` smooths what it shrinks,
+    as `netc predict` does. `val` may stand for `test`.
+
+    Example: data: {source: image_folder, path: flowers, resize: [64, 64], split: {test: 0.2}}
     """
 
     about: ClassVar[str] = "a folder of images for each class, decoded once"

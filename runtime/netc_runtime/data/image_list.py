@@ -35,6 +35,8 @@ class ImageList(Source):
 
     A number from 0 on is a label; anything else is the path of a target that has a value at every place, such as a map
     of labels. Images are decoded once, as those of `image_folder`. Empty lines do not count.
+
+    Example: data: {source: image_list, path: train.txt, root: photos, resize: [64, 64]}
     """
 
     about: ClassVar[str] = "a text file of image paths with labels, or with paths of dense targets"

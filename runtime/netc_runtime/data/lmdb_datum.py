@@ -26,6 +26,8 @@ class LMDB(Source):
 
     Bytes and floats are taken as they are: Caffe's own tools store blue, green and red in this order. Encoded images
     are decoded to red, green and blue, or grey. All are written once into a cache, as images of `image_folder` are.
+
+    Example: data: {source: lmdb, path: examples/mnist}
     """
 
     about: ClassVar[str] = "an LMDB database of Caffe's Datum records, read only"

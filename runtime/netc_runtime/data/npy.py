@@ -20,6 +20,8 @@ class NPY(Source):
 
     Each file holds one array of real numbers whose axis 0 counts the samples. Files are mapped into memory, so the data
     may be larger than it. The classes have no names.
+
+    Example: data: {source: npy, path: blobs}
     """
 
     about: ClassVar[str] = "any arrays: `train/FIELD.npy` and `test/FIELD.npy`, mapped, not read into memory"

@@ -13,7 +13,7 @@ import numpy as np
 
 from netc_runtime.arrays import Array
 from netc_runtime.data.base import Problem, Samples, Source, Split, as_folder
-from netc_runtime.data.folders import missing_parts, parts
+from netc_runtime.data.folders import missing_parts, single_parts
 from netc_runtime.data.named_arrays import check_counts, named_splits, real
 from netc_runtime.data.options import CLASSES, FIELDS, LIMIT, SPLIT, Option, path_option
 from netc_runtime.data.rows import mapped
@@ -33,6 +33,8 @@ class NPZ(Source):
     Their names say field and split, as `x_train` of Keras, `train_image` or `test/label` do; without `train` or `test`
     the file is one set. Arrays are mapped into memory, so the data may be larger than it; those of
     numpy.savez_compressed are read into memory.
+
+    Example: data: {source: npz, path: mnist.npz, fields: {image: x, label: y}}
     """
 
     about: ClassVar[str] = "arrays of an .npz file, mapped, not read into memory"
@@ -52,7 +54,7 @@ class NPZ(Source):
     def open(cls, name: str, options: Mapping[str, Any]) -> Self:
         """Map the arrays; raises DriverError (2 for values that are no real numbers, 1 for damage) naming the file."""
         splits: dict[str, Split] = {}
-        for part, (path, *_) in parts(as_folder(options["path"]), _ENDINGS).items():
+        for part, path in single_parts(as_folder(options["path"]), _ENDINGS).items():
             with storage_errors("read", path), path.open("rb") as file:
                 names = _members(path)
                 for split, fields in named_splits(path, names, options.get("fields", {})).items():

@@ -27,6 +27,8 @@ class Parquet(Source):
 
     The columns are called `image` or `img`, and `label`, `labels` or `fine_label`, unless `fields` says otherwise.
     Class names are those that Hugging Face notes in the file. Images are decoded once, as those of `image_folder`.
+
+    Example: data: {source: parquet, path: beans/data, resize: [64, 64], on_error: skip}
     """
 
     about: ClassVar[str] = "Parquet files as Hugging Face lays them out: encoded images and labels, decoded once"
