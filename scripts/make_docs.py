@@ -18,8 +18,8 @@ from netc.spec.model import Data, InitFrom, Input, TrainingPhase
 from netc.spec.run import EarlyStopping, Every, Run
 from netc_runtime.data import SOURCES
 from netc_runtime.data.base import Source
-from netc_runtime.data.fetch import FETCHED
 from netc_runtime.data.options import Option
+from netc_runtime.data.remotes import FETCHED
 
 ROOT = Path(__file__).parents[1]
 MADE = "<!-- Made by scripts/make_docs.py from the classes; edit their docstrings. -->\n"

@@ -19,7 +19,7 @@ from PIL import Image
 from netc.cli import main
 from netc_runtime.data import SOURCES, open_source
 from netc_runtime.data.describe import describe
-from netc_runtime.data.fetch import FETCHED, Fetched, Remote
+from netc_runtime.data.remotes import FETCHED, Fetched, Remote
 from netc_runtime.data.sheet import contact_sheet
 from netc_runtime.errors import DriverError
 
@@ -189,7 +189,7 @@ def test_fetching_makes_a_path_needless(
             name = f"{part}-{kind}-ubyte"
             (tmp_path / "mirror" / name).write_bytes(content)
             remotes.append(Remote(name, len(content), hashlib.sha256(content).hexdigest()))
-    monkeypatch.setattr("netc_runtime.data.fetch.FETCHED", {**FETCHED, "mnist": Fetched((), tuple(remotes))})
+    monkeypatch.setattr("netc_runtime.data.remotes.FETCHED", {**FETCHED, "mnist": Fetched((), tuple(remotes))})
     code, out, err = netc("data", "fetch", "mnist", "--mirror", mirror)
     assert (code, err) == (0, [])
     names = ", ".join(remote.name for remote in remotes)

@@ -1,16 +1,13 @@
 """The commands about data: list, show and fetch."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from netc.commands.common import JsonOption, SetOption, data_of_spec, drive, print_json, warn
 from netc.errors import UsageError, did_you_mean
-
-if TYPE_CHECKING:
-    from netc_runtime.data.base import Source
-    from netc_runtime.data.fetch import Progress
 
 app = typer.Typer(
     name="data", help="List data sources, look at data, and fetch well-known data sets.", no_args_is_help=True
@@ -24,7 +21,7 @@ def list_(as_json: JsonOption = False) -> None:
     Example: netc data list
     """
     from netc_runtime.data import SOURCES
-    from netc_runtime.data.fetch import FETCHED
+    from netc_runtime.data.remotes import FETCHED
 
     rows = [
         {
@@ -98,9 +95,9 @@ def fetch(
 
     Example: netc data fetch mnist
     """
-    from netc_runtime.data.fetch import FETCHED
     from netc_runtime.data.fetch import fetch as fetch_files
     from netc_runtime.data.folders import fetched_folder
+    from netc_runtime.data.remotes import FETCHED
 
     if name not in FETCHED:
         raise UsageError(f'the source "{name}" cannot be fetched{did_you_mean(name, FETCHED)}')
@@ -131,7 +128,7 @@ def _data_of(what: str, overrides: list[str] | None) -> tuple[str, dict[str, Any
         ) from error
 
 
-def _write_sheet(source: "Source", out: Path | None, usual: Path) -> Path | None:
+def _write_sheet(source: Any, out: Path | None, usual: Path) -> Path | None:
     """Write the contact sheet; samples that are no images, or no Pillow, matter only if a file was asked for."""
     from netc_runtime.data.sheet import contact_sheet
     from netc_runtime.errors import DriverError
@@ -148,7 +145,7 @@ def _write_sheet(source: "Source", out: Path | None, usual: Path) -> Path | None
     return out or usual
 
 
-def _told() -> "Progress":
+def _told() -> Callable[[str, int, int], None]:
     """Return what says how far a transfer is: a line for each file, or each tenth of a large one."""
     said: dict[str, int] = {}
 

@@ -12,8 +12,9 @@ import pytest
 
 from netc_runtime.data import fetch as module
 from netc_runtime.data import missing_data
-from netc_runtime.data.fetch import FETCHED, Fetched, Remote, fetch
+from netc_runtime.data.fetch import fetch
 from netc_runtime.data.folders import fetched_folder
+from netc_runtime.data.remotes import FETCHED, Fetched, Remote
 from netc_runtime.errors import DamagedFileError, DriverError, ExitCode
 
 CONTENT = bytes(range(256)) * 40

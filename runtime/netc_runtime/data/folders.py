@@ -75,8 +75,8 @@ def single_parts(path: Path, endings: Iterable[str]) -> dict[str, Path]:
     for split, files in found.items():
         if len(files) > 1:
             raise DriverError(
-                f"{path} has {len(files)} files of the {split} split, such as {files[0].name} and {files[1].name}; leave "
-                f"one of them",
+                f"{path} has {len(files)} files of the {split} split, such as {files[0].name} and {files[1].name}; "
+                f"leave one of them",
                 ExitCode.USAGE,
             )
     return {split: files[0] for split, files in found.items()}

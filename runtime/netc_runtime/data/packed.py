@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from netc_runtime.data.base import Problem
-from netc_runtime.data.fetch import FETCHED
 from netc_runtime.data.folders import path_problem, source_folder, wrong_folder
+from netc_runtime.data.remotes import FETCHED
 from netc_runtime.errors import DamagedFileError
 from netc_runtime.files import storage_errors
 
