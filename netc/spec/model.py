@@ -22,7 +22,7 @@ from netc.solver.rules import AnySolver
 from netc.spec.run import Run
 
 # What a resume may change, beside the section `run`: it does not alter the step function.
-RUN_KEYS = (("data", "path"), ("solver", "max_epochs"), ("solver", "max_iter"))
+RUN_KEYS = (("data", "path"), ("data", "resident"), ("solver", "max_epochs"), ("solver", "max_iter"))
 
 VERSION = 1
 
@@ -91,6 +91,8 @@ class Data(Declared):
     """What is subtracted from every value: one number, or a list of one a channel."""
     scale: float = 1.0
     """What every value is multiplied by after that."""
+    resident: bool | None = None
+    """Whether training data stay on the device, where each step gathers its batch; by default on CUDA, if they fit."""
 
 
 class InitFrom(Declared):

@@ -18,6 +18,7 @@ from PIL import Image
 from netc_runtime.data import class_names_of, missing_data, open_source
 from netc_runtime.data import rows as rows_module
 from netc_runtime.data.batches import check_fit, gather
+from netc_runtime.data.mapped import KEPT
 from netc_runtime.errors import DriverError, ExitCode
 from netc_runtime.interface import TensorSpec
 
@@ -93,7 +94,7 @@ def test_one_set_of_an_npz_file_is_split_and_fields_can_be_named(tmp_path: Path)
 def test_large_arrays_of_an_npz_file_are_read_as_they_are_needed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rows_module, "SMALL", 0)
+    monkeypatch.setattr(rows_module, "KEPT", 0)
     np.savez(tmp_path / "a.npz", image=IMAGES, label=LABELS)
     source = opened("npz", tmp_path / "a.npz", split=HALF)
     assert isinstance(source.train["image"], rows_module.Rows)
@@ -284,9 +285,9 @@ def test_hdf5_files_are_mapped_or_read_in_chunks(tmp_path: Path, monkeypatch: py
         file.create_dataset("train/label", data=LABELS[:8], chunks=(3,), compression="gzip")
         file["test/data"] = IMAGES[8:]
         file["test/label"] = LABELS[8:]
-    for small in (rows_module.SMALL, 0):
-        monkeypatch.setattr("netc_runtime.data.hdf5.SMALL", small)
-        monkeypatch.setattr(rows_module, "SMALL", small)
+    for small in (KEPT, 0):
+        monkeypatch.setattr("netc_runtime.data.hdf5.KEPT", small)
+        monkeypatch.setattr(rows_module, "KEPT", small)
         source = opened("hdf5", path)
         np.testing.assert_array_equal(source.train["image"], IMAGES[:8])
         np.testing.assert_array_equal(source.train["label"], LABELS[:8])

@@ -199,7 +199,7 @@ def test_damaged_idx_files_are_one_sentence(folder: Path, damage: Callable[[Path
                 (
                     ("path",),
                     'unknown option "path" of the source "digits"; known: batch_size, classes, limit, mean, '
-                    "resize, scale, source, split",
+                    "resident, resize, scale, source, split",
                 )
             ],
         ),

@@ -112,7 +112,7 @@ def test_every_option_is_told_once_and_has_a_sentence() -> None:
 
 def test_rows_behave_like_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the part that is asked for, and however little may be held, it is that of the array."""
-    monkeypatch.setattr(rows_module, "SMALL", 0)
+    monkeypatch.setattr(rows_module, "KEPT", 0)
     monkeypatch.setattr(rows_module, "_HELD", 3000)
     monkeypatch.setattr(rows_module, "_NEIGHBOURS", 1000)
     monkeypatch.setattr(rows_module, "_CHUNK_BYTES", 200)
@@ -146,7 +146,7 @@ def test_large_images_are_resized_as_they_are_read(tmp_path: Path, monkeypatch: 
         np.save(tmp_path / part / "image.npy", np.random.default_rng(0).integers(0, 256, (9, 1, 6, 6), dtype=np.uint8))
     section = {"source": "npy", "path": str(tmp_path), "resize": [3, 4]}
     small = open_source(section).train["image"]
-    monkeypatch.setattr(rows_module, "SMALL", 0)
+    monkeypatch.setattr(rows_module, "KEPT", 0)
     large = open_source(section).train["image"]
     assert isinstance(large, Rows)
     np.testing.assert_array_equal(np.asarray(large), small)

@@ -44,8 +44,9 @@ SOURCES: Mapping[str, type[Source]] = {
     "lmdb": LMDB,
 }
 
-# Keys of `data` that belong to no source: batch_size, mean and scale are compiled into the graphs.
-COMMON_KEYS = frozenset({"source", "batch_size", "resize", "mean", "scale"})
+# Keys of `data` that belong to no source: batch_size, mean and scale are compiled into the graphs, and where the data
+# stay while training is the same for all sources.
+COMMON_KEYS = frozenset({"source", "batch_size", "resize", "mean", "scale", "resident"})
 
 _RESIZE_LIMIT = 16 << 30
 

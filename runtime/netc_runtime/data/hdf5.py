@@ -11,9 +11,10 @@ from netc_runtime.arrays import Array
 from netc_runtime.data.base import Problem, Samples, Source, Split, as_folder
 from netc_runtime.data.extras import require
 from netc_runtime.data.folders import missing_parts, single_parts
+from netc_runtime.data.mapped import KEPT, Indices
 from netc_runtime.data.named_arrays import check_counts, named_splits, real
 from netc_runtime.data.options import CLASSES, FIELDS, LIMIT, SPLIT, Option, path_option
-from netc_runtime.data.rows import SMALL, Indices, Rows, mapped
+from netc_runtime.data.rows import Rows, mapped
 from netc_runtime.errors import DamagedFileError, DriverError, ExitCode
 
 _FILE = "the .h5 file, or a folder with train.h5 and test.h5"
@@ -105,7 +106,7 @@ def _samples(path: Path, dataset: Any, name: str) -> Samples:
             raise DamagedFileError(f"{path} is truncated: {name} should end beyond its {path.stat().st_size} bytes")
         return mapped(np.memmap(path, dataset.dtype, "r", offset, dataset.shape))
 
-    if dataset.nbytes <= SMALL:
+    if dataset.nbytes <= KEPT:
         everything: Array = dataset[...]
         return everything
 

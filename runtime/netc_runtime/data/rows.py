@@ -1,19 +1,14 @@
 """Samples that stay in their file: read as they are asked for, chosen and resized without reading the rest."""
 
-import mmap
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from netc_runtime.arrays import Array
 from netc_runtime.data.base import Samples
+from netc_runtime.data.mapped import KEPT, Indices, samples
 
-Indices: TypeAlias = npt.NDArray[np.intp]
-
-SMALL = 256 << 20
-"""Bytes of an array in a file up to which all of it may come to lie in memory."""
 # Pages of a mapped file count as memory of the process until they are given back, and the system maps large neighbours
 # of a page with it: so many bytes for a sample that lies alone, at most so many in all.
 _NEIGHBOURS = 2 << 20
@@ -65,7 +60,7 @@ class Rows:
 
 def mapped(array: "np.memmap[Any, np.dtype[Any]]") -> Samples:
     """Return the samples of a mapped file: the array itself if it is small, else read without being kept in memory."""
-    if array.nbytes <= SMALL:
+    if array.nbytes <= KEPT:
         return array
     sample = array.nbytes // len(array)
 
@@ -75,18 +70,10 @@ def mapped(array: "np.memmap[Any, np.dtype[Any]]") -> Samples:
         size = max(_HELD // (sample if follow else sample + _NEIGHBOURS), 1)
         for start in range(0, len(indices), size):
             wanted = indices[start : start + size]
-            result[start : start + size] = array[wanted[0] : wanted[-1] + 1] if follow else array[wanted]
-            _give_back(array)
+            result[start : start + size] = samples(array, slice(wanted[0], wanted[-1] + 1) if follow else wanted)
         return result
 
     return Rows(read, array.shape, array.dtype)
-
-
-def _give_back(array: "np.memmap[Any, np.dtype[Any]]") -> None:
-    """Let the system take back the pages of a mapped file, which it reads again if they are needed."""
-    mapping: object = array.base
-    if isinstance(mapping, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-        mapping.madvise(mmap.MADV_DONTNEED)
 
 
 def select(field: Samples, indices: Indices) -> Samples:

@@ -7,9 +7,10 @@ import numpy as np
 
 from netc_runtime.arrays import shape_text
 from netc_runtime.data.base import Samples, Source, Split
+from netc_runtime.data.mapped import Indices
 from netc_runtime.data.options import Division
 from netc_runtime.data.order import permutation
-from netc_runtime.data.rows import Indices, select
+from netc_runtime.data.rows import select
 from netc_runtime.errors import DriverError, ExitCode, did_you_mean
 
 
