@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from netc import __version__
-from netc.commands import doctor, runs, specs, timing, tuning
+from netc.commands import data, doctor, runs, specs, timing, tuning
 from netc.commands.common import fail
 from netc.errors import EnvironmentProblem, NetcError
 
@@ -60,6 +60,7 @@ app.command("predict")(runs.predict)
 app.command("time")(timing.time_)
 app.command("tune")(tuning.tune)
 app.command("doctor")(doctor.doctor)
+app.add_typer(data.app, name="data")
 
 
 if __name__ == "__main__":

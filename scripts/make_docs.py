@@ -1,4 +1,4 @@
-"""Write what is made from the classes of the language: docs/layers.md, docs/language.md and specs/netc.schema.json."""
+"""Write what is made from classes: docs/layers.md, docs/language.md, docs/sources.md and specs/netc.schema.json."""
 
 import inspect
 import re
@@ -16,6 +16,10 @@ from netc.solver.policies import POLICIES, Policy
 from netc.solver.rules import SOLVERS, Solver
 from netc.spec.model import Data, InitFrom, Input, TrainingPhase
 from netc.spec.run import EarlyStopping, Every, Run
+from netc_runtime.data import SOURCES
+from netc_runtime.data.base import Source
+from netc_runtime.data.options import Option
+from netc_runtime.data.remotes import FETCHED
 
 ROOT = Path(__file__).parents[1]
 MADE = "<!-- Made by scripts/make_docs.py from the classes; edit their docstrings. -->\n"
@@ -56,7 +60,7 @@ LINKS = {
 }
 
 
-def explained(cls: type[Declared]) -> tuple[str, str]:
+def explained(cls: type[Declared] | type[Source]) -> tuple[str, str]:
     """Return the docstring of a class without its example, and the example: YAML, empty if there is none."""
     about, _, example = inspect.cleandoc(cls.__doc__ or "").partition("Example:")
     return about.strip(), textwrap.dedent(example).strip() if "\n" in example else example.strip()
@@ -131,6 +135,55 @@ def language_page() -> str:
             *family_section("Schedules of a companion's weight", SCHEDULES, Schedule),
         ]
     )
+
+
+def sources_page() -> str:
+    """Return docs/sources.md."""
+    options = {option.name: option for source in SOURCES.values() for option in source.options}
+    common = [o for o in options.values() if sum(o in source.options for source in SOURCES.values()) > 2]
+    return "\n".join(
+        [
+            MADE,
+            "# Data sources\n",
+            "What `data.source` of a spec may name; further keys of `data` are options of the source. A source gives",
+            "two splits, `train` and `test`, of named fields, mostly `image` and `label`. [The guide](guide.md#data)",
+            "says which input takes which field, and how to look at data.\n",
+            "| source | what it is | needs |",
+            "|---|---|---|",
+            *(f"| [`{name}`](#{name}) | {source.about} | {needs(name, source)} |" for name, source in SOURCES.items()),
+            "\n## Options of several sources\n",
+            *options_table(common),
+            "A path is relative to the folder where the command runs. Images that are decoded, and data that are",
+            "fetched, lie in `netc` in the folder `XDG_CACHE_HOME`, or in `~/.cache`; all of it can be removed at any",
+            "time.\n",
+            *(line for name, source in SOURCES.items() for line in source_section(name, source, common)),
+        ]
+    )
+
+
+def needs(name: str, source: type[Source]) -> str:
+    """Return what a source needs that does not come with netc."""
+    extra = [f'`pip install "netc[{source.extra}]"`'] if source.extra else []
+    return ", ".join(extra + ([f"`netc data fetch {name}`, or `path`"] if name in FETCHED else []))
+
+
+def source_section(name: str, source: type[Source], common: list[Option]) -> list[str]:
+    """Return a source: its docstring, the options that it alone has, the names of the others, and its example."""
+    about, example = explained(source)
+    own = [option for option in source.options if option not in common]
+    shared = ", ".join(f"`{option.name}`" for option in source.options if option in common)
+    return [f"## {name}\n", about + "\n", *options_table(own), f"Also {shared}.\n", f"```yaml\n{example}\n```\n"]
+
+
+def options_table(options: list[Option]) -> list[str]:
+    """Return a table of options, nothing without any."""
+    rows = [
+        f"| `{one.name}` | {one.kind.name} | {'' if one.default is None else f'`{one.default}`'} | "
+        f"{one.about[0].upper()}{one.about[1:]}. {one.note}".rstrip()
+        + " |"
+        for one in options
+    ]
+    return ["| option | value | default | meaning |", "|---|---|---|---|", *rows, ""] if rows else []
 
 
 def family_section(title: str, family: Family[Any], base: type[Declared]) -> list[str]:
@@ -247,6 +300,7 @@ def files() -> dict[Path, str]:
     return {
         ROOT / "docs" / "layers.md": layers_page(),
         ROOT / "docs" / "language.md": language_page(),
+        ROOT / "docs" / "sources.md": sources_page(),
         ROOT / "specs" / "netc.schema.json": text(),
     }
 

@@ -131,7 +131,7 @@ BAD_SPECS: list[tuple[str, list[tuple[str, str]], list[str]]] = [
     ("solver without type", [("  type: SGD\n", "")], ['16:3: this solver has no "type"; known: AdaDelta, AdaGrad, Adam, AdamW, LARS, Lion, Nesterov, RMSProp, SGD']),
     ("unknown field of data", [("source: digits", "source: digits\n  batchsize: 4")], ['8:3: unknown option "batchsize" of the source "digits"; did you mean "batch_size"?']),
     ("misspelt source", [("source:", "sorce:")], ['7:3: data has no field "sorce"; did you mean "source"?']),
-    ("field of another source", [("source: digits", "source: digits\n  path: /x")], ['8:3: unknown option "path" of the source "digits"; known: batch_size, mean, resident, resize, scale, source']),
+    ("field of another source", [("source: digits", "source: digits\n  path: /x")], ['8:3: unknown option "path" of the source "digits"; known: batch_size, classes, limit, mean, resident, resize, scale, source, split']),
     ("unknown source", [("source: digits", "source: digit")], ['7:11: unknown source "digit"; did you mean "digits"?']),
     ("path that is no text", [("source: digits", "source: mnist\n  path: 5")], ["8:9: path should be the folder with the four IDX files, as a text, not 5"]),
     ("unknown filler", [("kernel_size: 3", "kernel_size: 3, weight_filler: xaver")], ['10:83: unknown filler type "xaver"; did you mean "xavier"?']),
@@ -297,7 +297,10 @@ def test_bad_spec(netc: Netc, edits: list[tuple[str, str]], messages: list[str])
 @pytest.mark.parametrize(
     ("data", "sentence"),
     [
-        ("mnist", '7:3: the source "mnist" needs `path`: the folder with its four IDX files'),
+        (
+            "mnist",
+            '7:3: the source "mnist" needs `path`: the folder with the four IDX files; or fetch them with: netc data fetch mnist',
+        ),
         ("mnist\n  path: /nonexistent", "8:9: /nonexistent does not exist"),
     ],
 )
@@ -493,7 +496,7 @@ BAD_IDX: list[tuple[str, Callable[[Path], object], int, str]] = [
     ("claims more than memory", lambda folder: (folder / "train-images-idx3-ubyte").write_bytes(bytes((0, 0, 8, 3)) + b"\xff" * 12), 1, f"mnist/train-images-idx3-ubyte claims {(2**32 - 1) ** 3} bytes of data, the limit is 2147483648"),
     ("label out of range", lambda folder: write_idx(folder / "t10k-labels-idx1-ubyte", np.full(20, 11)), 2, "sample 0 of the test split has the label 11, but the spec declares 10 classes (0 to 9); correct `classes` of the input, or give every loss and metric of it that ignore_label"),
     ("of different lengths", lambda folder: write_idx(folder / "train-labels-idx1-ubyte", np.zeros(39)), 1, "mnist/train-images-idx3-ubyte holds 40 images but mnist/train-labels-idx1-ubyte holds 39 labels; they must be of one set"),
-    ("missing", lambda folder: (folder / "t10k-labels-idx1-ubyte").unlink(), 2, "--set data.path=mnist: mnist lacks t10k-labels-idx1-ubyte (each plain or with .gz)"),
+    ("missing", lambda folder: (folder / "t10k-labels-idx1-ubyte").unlink(), 2, "--set data.path=mnist: mnist lacks t10k-labels-idx1-ubyte (each plain, with .gz or with .xz)"),
 ]  # fmt: skip
 
 
@@ -549,8 +552,8 @@ BAD_RUNS: list[tuple[list[str], int, str]] = [
     (["export", "run", "-o", "folder"], 2, "folder is a folder; name the file to write, such as folder/model.onnx"),
     (["export", "run", "-o", "spec.yaml/out.onnx"], 2, "cannot create spec.yaml: a part of this path is a file, not a folder; choose another place"),
     (["train", "spec.yaml", "--run", "spec.yaml"], 2, "spec.yaml is a file; choose another run folder"),
-    (["eval", "run", "--set", "data.foo=1"], 2, 'data.foo: unknown option "foo" of the source "digits"; known: batch_size, mean, resident, resize, scale, source'),
-    (["eval", "run", "--set", "data.source=mnist"], 2, 'data.path: the source "mnist" needs `path`: the folder with its four IDX files'),
+    (["eval", "run", "--set", "data.foo=1"], 2, 'data.foo: unknown option "foo" of the source "digits"; known: batch_size, classes, limit, mean, resident, resize, scale, source, split'),
+    (["eval", "run", "--set", "data.source=mnist"], 2, 'data.path: the source "mnist" needs `path`: the folder with the four IDX files; or fetch them with: netc data fetch mnist'),
     (["predict", "run", "none.png"], 2, "none.png does not exist or is not a file; give an image, a .npy file, or a sample such as test:17"),
     (["predict", "run", "folder"], 2, "folder does not exist or is not a file; give an image, a .npy file, or a sample such as test:17"),
     (["predict", "run", "test:360"], 2, "test:360 is out of range: the test split has the samples 0 to 359"),

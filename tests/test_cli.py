@@ -96,6 +96,7 @@ def manifest(folder: Path | str) -> Any:
 # -- help ------------------------------------------------------------------------------------------------------
 
 COMMANDS = ("check", "compile", "specs", "schema", "train", "eval", "export", "predict", "time", "tune", "doctor")
+DATA_COMMANDS = ("data list", "data show", "data fetch")
 
 
 def test_version(netc: Netc) -> None:
@@ -104,15 +105,15 @@ def test_version(netc: Netc) -> None:
 
 def test_help_lists_every_command(netc: Netc) -> None:
     commands = netc("--help").partition("Commands:\n")[2].splitlines()
-    assert [line.split()[0] for line in commands if line[2:3] != " "] == [*COMMANDS]
+    assert [line.split()[0] for line in commands if line[2:3] != " "] == [*COMMANDS, "data"]
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", [*COMMANDS, *DATA_COMMANDS])
 def test_help_has_an_example(netc: Netc, name: str) -> None:
-    text = netc(name, "--help")
+    text = netc(*name.split(), "--help")
     assert text.startswith(f"Usage: netc {name} ")
     assert f"Example: netc {name}" in text
-    assert netc(name, "-h") == text
+    assert netc(*name.split(), "-h") == text
 
 
 # -- specs -----------------------------------------------------------------------------------------------------

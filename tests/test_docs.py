@@ -18,7 +18,7 @@ from netc.schema import FAMILIES, Block
 from netc.spec.load import load
 from netc.spec.model import Data, InitFrom, Input, TrainingPhase
 from netc.spec.text import parse_tree
-from netc_runtime.data import open_source
+from netc_runtime.data import SOURCES, check_options, open_source
 from scripts.make_docs import DEFINITIONS, INPUTS, ROOT, example_of, explained, files, values
 
 MEMBERS = [(family, cls) for family, _ in FAMILIES for cls in family.members.values()]
@@ -96,6 +96,13 @@ def test_the_example_of_a_section_compiles(cls: type[Declared]) -> None:
     sections = {"layers": example} if isinstance(example, list) else example
     layers = [*sections.pop("layers", []), SCORES, LOSS]
     compile_spec(spec_of(layers, **sections))
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_the_example_of_a_source_has_its_options(name: str) -> None:
+    (data,) = yaml.safe_load(explained(SOURCES[name])[1]).values()
+    assert data["source"] == name
+    assert check_options(data) == []
 
 
 @pytest.mark.parametrize("path", files(), ids=lambda path: path.name)

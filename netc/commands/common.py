@@ -177,6 +177,16 @@ def summarize_spec(spec: str, overrides: Sequence[str], memory: bool = False) ->
     return replace(summary, step_memory=max(steps, key=lambda step: step.total))
 
 
+def data_of_spec(spec: str, overrides: Sequence[str]) -> tuple[str, dict[str, Any]]:
+    """Return the name of a spec and its data section, which can be opened; raises SpecError with every mistake."""
+    from netc.arguments import read_spec
+
+    loaded = read_spec(spec, overrides)
+    if problems := [*loaded.diagnostics, *_data_mistakes(loaded), *_missing_data(loaded)]:
+        raise SpecError(problems)
+    return loaded.spec.name, loaded.spec.data.model_dump()
+
+
 def _with_data_problems(loaded: "Loaded", need_data: bool, compile_: Callable[[], Compiled]) -> Compiled:
     """Report the mistakes of the data section with those of the network, and missing data if it is needed here."""
     problems = _data_mistakes(loaded) + (_missing_data(loaded) if need_data else [])

@@ -11,7 +11,7 @@ import onnx
 from netc_runtime.arrays import Array
 from netc_runtime.artifact import Artifact
 from netc_runtime.checkpoint import Checkpoint
-from netc_runtime.data import open_source, source_class
+from netc_runtime.data import class_names_of, open_source, source_class
 from netc_runtime.data.base import Split
 from netc_runtime.data.batches import check_fit, evaluation_batches, sample_count
 from netc_runtime.engines import load_program
@@ -130,7 +130,7 @@ def bake(artifact: Artifact, parameters: Mapping[str, Array], checkpoint: Checkp
     source, outputs = source_class(data), graph.outputs_of("output")
     properties[DATA_KEY] = canonical(data)
     properties[RANGE_KEY] = canonical(source.value_range)
-    properties[CLASSES_KEY] = canonical(class_names(source.class_names(data["source"]), outputs))
+    properties[CLASSES_KEY] = canonical(class_names(class_names_of(data), outputs))
     onnx.helper.set_model_props(model, properties)
     model.doc_string = (
         f"{artifact.name} at step {checkpoint.position.step}, exported by netc {artifact.netc_version}. Inputs take "

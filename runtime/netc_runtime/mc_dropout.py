@@ -9,7 +9,7 @@ import numpy as np
 from netc_runtime.arrays import Array
 from netc_runtime.artifact import SAMPLE, Artifact
 from netc_runtime.classmap import ClassMap
-from netc_runtime.data import source_class
+from netc_runtime.data import class_names_of, source_class
 from netc_runtime.engines import load_program
 from netc_runtime.errors import DriverError, ExitCode
 from netc_runtime.evaluate import data_section
@@ -103,7 +103,7 @@ def predict_with_dropout(
     sampler = DropoutSampler(artifact, found.state, host or Host(), seed, run)
     data = data_section(artifact.spec, data_overrides)
     source, scores = source_class(data), sampler.scores
-    names = class_names(source.class_names(data["source"]), (scores,))
+    names = class_names(class_names_of(data), (scores,))
     reader = Reader(sampler.input, scores, data, source.value_range)
     samples = [sample for given in inputs for sample in reader.read(given)]
     moments = sampler.moments([sample.values for sample in samples], masks)

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from netc_runtime.arrays import Array, shape_text
+from netc_runtime.arrays import shape_text
 from netc_runtime.counts import fitting_names
+from netc_runtime.data.base import Samples, Split
 from netc_runtime.engines import load_program
 from netc_runtime.errors import DriverError, ExitCode, NotExportedError
 from netc_runtime.files import read_bounded
@@ -110,7 +111,7 @@ def classifies(spec: TensorSpec) -> bool:
     return all(isinstance(axis, int) and axis > 0 for axis in spec.shape[1:])
 
 
-def labels_of(split: Mapping[str, Array], scores: TensorSpec) -> Array | None:
+def labels_of(split: Split, scores: TensorSpec) -> Samples | None:
     """Return the labels that an output scores, under the name of its label input or else as `label`, if any.
 
     Raises DriverError (2) if they are not one label for a sample, or one for each position of a class map.

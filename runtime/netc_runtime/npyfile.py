@@ -10,7 +10,7 @@ from netc_runtime.errors import DamagedFileError, DriverError, ExitCode
 from netc_runtime.files import storage_errors
 
 # What numpy raises for headers that somebody made up: they are Python literals of any kind.
-_HEADER_ERRORS = (
+HEADER_ERRORS = (
     ValueError,
     ArithmeticError,  # an axis beyond any integer, or a product of axes
     TypeError,
@@ -32,7 +32,7 @@ def map_array(path: Path) -> np.memmap[Any, np.dtype[Any]]:
         # this reads arrays alone, never archives or pickles.
         with storage_errors("read", path), np.errstate(all="raise"):
             array = np.lib.format.open_memmap(path, mode="r")
-    except _HEADER_ERRORS as error:
+    except HEADER_ERRORS as error:
         if "Python objects" in str(error):
             raise DriverError(f"{path} holds Python objects; real numbers are needed", ExitCode.USAGE) from error
         raise DamagedFileError(f"{path} is not an array that numpy can read: {error}") from error

@@ -5,6 +5,7 @@ bound once, and the indices of the samples: all that crosses to the device at a 
 bits as from the host, because the data are kept in a type whose values the program's type can hold.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,9 +14,8 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import helper
 
-from netc_runtime.arrays import Array
 from netc_runtime.artifact import Artifact
-from netc_runtime.data.base import Split
+from netc_runtime.data.base import Samples, Split
 from netc_runtime.data.batches import field_of, sample_count
 from netc_runtime.engines import host_for_training, offers_cuda
 from netc_runtime.errors import DriverError, ExitCode
@@ -123,8 +123,10 @@ def _asked(artifact: Artifact) -> bool | None:
 
 
 def _bytes(split: Split, specs: Sequence[TensorSpec]) -> int:
-    arrays: Mapping[str, tuple[Array, TensorSpec]] = {field_of(spec): (split[field_of(spec)], spec) for spec in specs}
-    return sum(array.size * np.dtype(_kept_as(array.dtype, spec)).itemsize for array, spec in arrays.values())
+    fields: Mapping[str, tuple[Samples, TensorSpec]] = {field_of(spec): (split[field_of(spec)], spec) for spec in specs}
+    return sum(
+        math.prod(samples.shape) * np.dtype(_kept_as(samples.dtype, spec)).itemsize for samples, spec in fields.values()
+    )
 
 
 def _kept_as(own: np.dtype[np.generic], spec: TensorSpec) -> str:

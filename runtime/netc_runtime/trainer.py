@@ -85,6 +85,8 @@ class _Session:
         self._options = options
         self._reporter = reporter
         self._source: Source = open_source(data_section(artifact.spec))
+        for note in self._source.notes:
+            reporter.warn(note)
         for phase in artifact.phases:
             check_fit(self._source, artifact.graph(phase.graph).inputs_of("batch"))
         check_fit(self._source, artifact.graph("eval").inputs_of("batch"))

@@ -22,6 +22,10 @@ from netc_runtime.errors import DriverError, ExitCode
 from netc_runtime.interface import TensorSpec
 
 NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+KNOWN = ", ".join(sorted(SOURCES))
+NEEDED = (
+    'the source "mnist" needs `path`: the folder with the four IDX files; or fetch them with: netc data fetch mnist'
+)
 IMAGE = TensorSpec("image", "float32", ("N", 1, 4, 3), "batch", field="image")
 LABEL = TensorSpec("label", "int32", ("N",), "batch", field="label", classes=10)
 
@@ -87,7 +91,7 @@ def test_idx_files_are_read_plain_or_zipped(folder: Path, zipped: bool) -> None:
             (folder / name).unlink()
     source = open_source({"source": "idx", "path": str(folder), "batch_size": 4, "mean": 0, "scale": 1})
     np.testing.assert_array_equal(source.train["image"], expected)
-    assert source.test["label"].tolist() == [0, 1, 2, 3, 4]
+    assert source.test["label"][:].tolist() == [0, 1, 2, 3, 4]
     assert source.classes == tuple("0123456789")
     check_fit(source, (IMAGE, LABEL))
     assert open_source({"source": "fashion_mnist", "path": str(folder)}).classes[9] == "Ankle boot"
@@ -101,7 +105,7 @@ def test_the_original_files_are_read(name: str) -> None:
     source = open_source({"source": name, "path": str(folder)})
     assert source.train["image"].shape == (60_000, 1, 28, 28)
     assert source.test["image"].shape == (10_000, 1, 28, 28)
-    assert set(source.test["label"]) == set(range(10))
+    assert set(source.test["label"][:]) == set(range(10))
 
 
 def zipped_in_place(change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
@@ -183,22 +187,19 @@ def test_damaged_idx_files_are_one_sentence(folder: Path, damage: Callable[[Path
     ("data", "problems"),
     [
         ({"source": "digits", "resize": [28, 28], "batch_size": 64, "mean": 0, "scale": 1, "path": None}, []),
-        (
-            {},
-            [(("source",), "a source is needed; known: cifar10, digits, fashion_mnist, idx, mnist, npy")],
-        ),
+        ({}, [(("source",), f"a source is needed; known: {KNOWN}")]),
         ({"source": "digit"}, [(("source",), 'unknown source "digit"; did you mean "digits"?')]),
         (
-            {"source": "imagenet"},
-            [(("source",), 'unknown source "imagenet"; known: cifar10, digits, fashion_mnist, idx, mnist, npy')],
+            {"source": "zzz"},
+            [(("source",), f'unknown source "zzz"; known: {KNOWN}')],
         ),
         (
             {"source": "digits", "path": "x"},
             [
                 (
                     ("path",),
-                    'unknown option "path" of the source "digits"; known: batch_size, mean, resident, resize, scale, '
-                    "source",
+                    'unknown option "path" of the source "digits"; known: batch_size, classes, limit, mean, '
+                    "resident, resize, scale, source, split",
                 )
             ],
         ),
@@ -206,7 +207,7 @@ def test_damaged_idx_files_are_one_sentence(folder: Path, damage: Callable[[Path
             {"source": "mnist", "pth": "x"},
             [
                 (("pth",), 'unknown option "pth" of the source "mnist"; did you mean "path"?'),
-                (("path",), 'the source "mnist" needs `path`: the folder with its four IDX files'),
+                (("path",), NEEDED),
             ],
         ),
         ({"source": "mnist", "path": "/nowhere/at/all"}, [(("path",), "/nowhere/at/all does not exist")]),
@@ -229,14 +230,16 @@ def test_options_are_checked_without_data(data: Mapping[str, Any], problems: lis
 def test_a_folder_without_the_files_names_them(folder: Path) -> None:
     (folder / NAMES[2]).unlink()
     (folder / NAMES[3]).unlink()
-    sentence = f"{folder} lacks {NAMES[2]}, {NAMES[3]} (each plain or with .gz)"
+    sentence = f"{folder} lacks {NAMES[2]}, {NAMES[3]} (each plain, with .gz or with .xz)"
     assert missing_data({"source": "idx", "path": str(folder)}) == [(("path",), sentence)]
 
 
 def test_every_source_has_its_range_and_checks_its_options() -> None:
     for name, source in SOURCES.items():
         assert source.value_range[0] < source.value_range[1]
-        assert isinstance(source.check(name, {}), list)
+        assert source.about
+        assert len({option.name for option in source.options}) == len(source.options)
+        assert check_options({"source": name, **{o.name: o.default for o in source.options}}) == []
 
 
 @pytest.mark.parametrize("size", [(28, 28), (3, 20), (8, 8), (1, 1), (32, 5)])

@@ -43,7 +43,7 @@ def test_evaluation_is_exact_over_an_uneven_last_batch(artifact: Path, finished_
     source = open_source({"source": "digits"})  # 360 test samples: batches of 256 and 104
     state = load_file(finished_run / "checkpoints" / "step_132.safetensors")
     metrics = evaluate(Artifact.load(artifact), state, source, CPU)
-    labels = source.test["label"].astype(int)
+    labels = source.test["label"][:].astype(int)
     scores = scores_of(state, source.test["image"])
     losses = np.log(np.exp(scores).sum(1)) - scores[np.arange(360), labels]
     expected = {
@@ -60,7 +60,7 @@ def test_evaluation_is_exact_over_an_uneven_last_batch(artifact: Path, finished_
 
 def test_a_metric_without_any_weight_is_nan_and_spoils_no_other(artifact: Path) -> None:
     source = open_source({"source": "digits"})
-    odd = source.test["label"] % 2 == 1
+    odd = source.test["label"][:] % 2 == 1
     source.test = {name: array[odd] for name, array in source.test.items()}
     loaded = Artifact.load(artifact)
     metrics = evaluate(loaded, loaded.initial_state(), source, CPU)

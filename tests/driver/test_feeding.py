@@ -44,7 +44,7 @@ def asking(loaded: Artifact, resident: object) -> Artifact:
 
 def digits(image: str = "uint8", label: str = "uint8") -> dict[str, Array]:
     train = open_source({"source": "digits"}).train
-    return {"image": train["image"].astype(image), "label": train["label"].astype(label)}
+    return {"image": train["image"][:].astype(image), "label": train["label"][:].astype(label)}
 
 
 def test_the_batch_of_the_program_is_a_vector_of_indices(loaded: Artifact) -> None:

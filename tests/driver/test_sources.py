@@ -177,10 +177,13 @@ def test_a_folder_without_the_cifar10_files_names_them(tmp_path: Path) -> None:
     for name in PARTS[:3]:
         (tmp_path / name).unlink()
     assert said(str(tmp_path)) == (
-        f"{tmp_path} lacks data_batch_1.bin to data_batch_5.bin, of which one is enough, and test_batch.bin (each "
+        f"{tmp_path} lacks data_batch_1.bin to data_batch_5.bin, of which one is enough, test_batch.bin (each "
         f"plain, with .gz or with .xz)"
     )
-    assert said(None) == 'the source "cifar10" needs `path`: the folder with the CIFAR-10 files'
+    assert said(None) == (
+        'the source "cifar10" needs `path`: the folder with the CIFAR-10 files; or fetch them with: netc data fetch '
+        "cifar10"
+    )
     assert said(3) == "path should be the folder with the CIFAR-10 files, as a text, not 3"
     assert said("/nowhere/at/all") == "/nowhere/at/all does not exist"
     assert said(__file__) == f"{__file__} is not a folder"
@@ -332,7 +335,7 @@ def test_a_folder_of_npy_files_needs_both_parts_and_the_same_fields(arrays: Path
     (arrays / "train").rmdir()
     assert said(str(arrays)) == f"{arrays / 'train'} holds no FIELD.npy, such as {arrays / 'train' / 'image.npy'}"
     assert said("") == 'the source "npy" needs `path`: the folder with train/FIELD.npy and test/FIELD.npy'
-    assert said(["x"]) == "path should be the folder with train/ and test/, as a text, not ['x']"
+    assert said(["x"]) == "path should be the folder with train/FIELD.npy and test/FIELD.npy, as a text, not ['x']"
     assert said("/nowhere/at/all") == "/nowhere/at/all does not exist"
     assert said(__file__) == f"{__file__} is not a folder"
 

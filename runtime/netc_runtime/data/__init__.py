@@ -9,21 +9,39 @@ from typing import Any
 import numpy as np
 
 from netc_runtime.arrays import shape_text
-from netc_runtime.data.base import Problem, Source
-from netc_runtime.data.cifar10 import CIFAR10
+from netc_runtime.data.base import Problem, Source, Split
+from netc_runtime.data.cifar import CIFAR10, CIFAR100
+from netc_runtime.data.csv_table import CSV
 from netc_runtime.data.digits import Digits
-from netc_runtime.data.idx import IDX
+from netc_runtime.data.hdf5 import HDF5
+from netc_runtime.data.idx import IDX, MNIST, FashionMNIST
+from netc_runtime.data.image_folder import ImageFolder
+from netc_runtime.data.image_list import ImageList
+from netc_runtime.data.lmdb_datum import LMDB
 from netc_runtime.data.npy import NPY
+from netc_runtime.data.npz import NPZ
+from netc_runtime.data.options import check_values
+from netc_runtime.data.parquet import Parquet
 from netc_runtime.data.resize import resize_bilinear
+from netc_runtime.data.rows import changed
+from netc_runtime.data.splits import arrange, chosen_names
 from netc_runtime.errors import DriverError, ExitCode, did_you_mean
 
 SOURCES: Mapping[str, type[Source]] = {
     "digits": Digits,
-    "mnist": IDX,
-    "fashion_mnist": IDX,
-    "idx": IDX,
+    "mnist": MNIST,
+    "fashion_mnist": FashionMNIST,
     "cifar10": CIFAR10,
+    "cifar100": CIFAR100,
+    "idx": IDX,
     "npy": NPY,
+    "npz": NPZ,
+    "image_folder": ImageFolder,
+    "image_list": ImageList,
+    "csv": CSV,
+    "hdf5": HDF5,
+    "parquet": Parquet,
+    "lmdb": LMDB,
 }
 
 # Keys of `data` that belong to no source: batch_size, mean and scale are compiled into the graphs, and where the data
@@ -47,16 +65,22 @@ def check_options(data: Mapping[str, Any]) -> list[Problem]:
     if not isinstance(name, str) or name not in SOURCES:
         return [(("source",), _unknown_source(name))]
     source = SOURCES[name]
-    options = _options(data)
+    options, known = _options(data), {option.name for option in source.options}
     problems: list[Problem] = [
-        ((key,), f'unknown option "{key}" of the source "{name}"{did_you_mean(key, source.options | COMMON_KEYS)}')
+        ((key,), f'unknown option "{key}" of the source "{name}"{did_you_mean(key, known | COMMON_KEYS)}')
         for key in options
-        if key not in source.options
+        if key not in known
     ]
     resize = data.get("resize")
     if resize is not None and not _is_size(resize):
         problems.append((("resize",), f"resize should be [height, width] in pixels, at least 1, not {resize}"))
-    return problems + source.check(name, options)
+    return problems + check_values(source.options, options)
+
+
+def class_names_of(data: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names of the classes of a sound `data` section as far as its source knows them; empty if not."""
+    names = source_class(data).class_names(data["source"], _options(data))
+    return chosen_names(names, data.get("classes"))
 
 
 def missing_data(data: Mapping[str, Any]) -> list[Problem]:
@@ -64,7 +88,10 @@ def missing_data(data: Mapping[str, Any]) -> list[Problem]:
     wrong = {path for path, _ in check_options(data)}
     if ("source",) in wrong or ("path",) in wrong:
         return []
-    return source_class(data).missing(data["source"], _options(data))
+    try:
+        return source_class(data).missing(data["source"], _options(data))
+    except DriverError as error:  # such as a folder that must not be listed
+        return [(("path",), str(error))]
 
 
 def open_source(data: Mapping[str, Any]) -> Source:
@@ -76,9 +103,10 @@ def open_source(data: Mapping[str, Any]) -> Source:
     if problems:
         sentences = (f"{'.'.join(('data', *path))}: {sentence}" for path, sentence in problems)
         raise DriverError("\n".join(sentences), ExitCode.USAGE)
-    source = source_class(data).open(data["source"], _options(data))
-    resize = data.get("resize")
-    if resize is not None:
+    cls, options, resize = source_class(data), _options(data), data.get("resize")
+    source = cls.open(data["source"], {**options, "resize": resize} if cls.resizes and resize else options)
+    arrange(source, options)
+    if resize is not None and not cls.resizes:
         source.train = _resized(source.train, resize)
         source.test = _resized(source.test, resize)
     return source
@@ -103,7 +131,7 @@ def _is_size(value: object) -> bool:
     )
 
 
-def _resized(split: Mapping[str, Any], size: tuple[int, int]) -> Mapping[str, Any]:
+def _resized(split: Split, size: tuple[int, int]) -> Split:
     images = split.get("image")
     if images is None or images.ndim != 4:
         found = "no image at all" if images is None else f"an image of a sample as {shape_text(images.shape[1:])}"
@@ -115,6 +143,8 @@ def _resized(split: Mapping[str, Any], size: tuple[int, int]) -> Mapping[str, An
     height, width = size
     if images.shape[2:] == (height, width):
         return split
+    if not isinstance(images, np.ndarray):  # larger than memory perhaps: whenever a batch is read
+        return {**split, "image": changed(images, lambda some: resize_bilinear(some, height, width))}
     needed = images.shape[0] * images.shape[1] * height * width * np.dtype(np.float32).itemsize
     if needed > _RESIZE_LIMIT:
         raise DriverError(

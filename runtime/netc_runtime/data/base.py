@@ -1,51 +1,106 @@
 """What every data source is: two splits of named arrays and the names of its classes."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any, ClassVar, Self, TypeAlias
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self, TypeAlias
+
+import numpy as np
 
 from netc_runtime.arrays import Array
+from netc_runtime.data.options import Option, Problem
 
-Split: TypeAlias = Mapping[str, Array]
-"""Field name to array; axis 0 counts the samples: `image` is [n, C, H, W], `label` is [n] class indices."""
+__all__ = ["Problem", "Samples", "Source", "Split", "as_folder"]
 
-Problem: TypeAlias = tuple[tuple[str, ...], str]
-"""A mistake in the `data` section: the path of its key under `data`, and a sentence."""
+
+class Samples(Protocol):
+    """One field of a split: a numpy array, or what is read from a file as it is asked for.
+
+    Indexing by a number gives a sample, by a slice or an array of numbers a new array of samples.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Number of samples, and the shape of one."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of all values."""
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes, with that of the samples."""
+
+    @property
+    def nbytes(self) -> int:
+        """Size of all samples in memory."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, key: Any, /) -> Any: ...
+
+    def __array__(self) -> Array: ...
+
+
+Split: TypeAlias = Mapping[str, Samples]
+"""Field name to samples; axis 0 counts them: `image` is [n, C, H, W], `label` is [n] class indices."""
 
 
 class Source(ABC):
-    """A loaded data set. Splits are never empty, and all fields of one split count the same samples."""
+    """A loaded data set. Splits are never empty, and all fields of one split count the same samples.
 
-    options: ClassVar[frozenset[str]]
+    Only between `open` of a source that has one set and the split of that set, `test` is empty.
+    """
+
+    about: ClassVar[str]
+    """What the source is, on one line."""
+    options: ClassVar[tuple[Option, ...]]
     """The keys of `data` that this source reads."""
-    value_range: ClassVar[tuple[float, float]]
+    value_range: ClassVar[tuple[float, float]] = (0.0, 255.0)
     """Smallest and largest raw value of `image`."""
+    extra: ClassVar[str | None] = None
+    """The extra of netc that installs what this source needs, if any."""
+    resizes: ClassVar[bool] = False
+    """Whether `open` itself brings images to the option `resize`, because it decodes them."""
 
     def __init__(self, train: Split, test: Split, classes: tuple[str, ...]) -> None:
         self.train = train
         self.test = test
         self.classes = classes
+        self.notes: tuple[str, ...] = ()
+        """What whoever uses the data should know."""
 
     def split(self, name: str) -> Split:
         """Return the split called `train` or `test`."""
         return {"train": self.train, "test": self.test}[name]
 
-    @classmethod
-    @abstractmethod
-    def class_names(cls, name: str) -> tuple[str, ...]:
-        """Return the names of the classes that the source `name` always has; empty if only its data tells."""
+    def left_out(self, reasons: Sequence[str]) -> None:
+        """Note that records were skipped, each for a reason."""
+        if reasons:
+            what = "1 record was" if len(reasons) == 1 else f"{len(reasons)} records were"
+            self.notes = (f"{what} left out of the data; the first: {reasons[0]}",)
 
     @classmethod
     @abstractmethod
-    def check(cls, name: str, options: Mapping[str, Any]) -> list[Problem]:
-        """Return the mistakes in the values of `options`, wherever the data may be."""
+    def class_names(cls, name: str, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return the names of all classes of the source `name` as far as that costs little; empty if not known."""
 
     @classmethod
     @abstractmethod
     def missing(cls, name: str, options: Mapping[str, Any]) -> list[Problem]:
-        """Return what keeps `options` that have passed `check` from being opened on this machine."""
+        """Return what keeps `options` that have passed their checks from being opened on this machine."""
 
     @classmethod
     @abstractmethod
     def open(cls, name: str, options: Mapping[str, Any]) -> Self:
-        """Load the source `name`, whose options have passed `check`; raises DriverError."""
+        """Load the source `name`, whose options are sound; raises DriverError."""
+
+
+def as_folder(path: str) -> Path:
+    """Return what the option `path` names."""
+    return Path(path).expanduser()
+
+
+def numbered(labels: Array) -> tuple[str, ...]:
+    """Return the names of classes that have only numbers."""
+    return tuple(map(str, range(1 + int(labels.max()))))

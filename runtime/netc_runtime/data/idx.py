@@ -4,22 +4,23 @@ import gzip
 import math
 import zlib
 from collections.abc import Mapping
-from io import BufferedReader
+from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from netc_runtime.arrays import Array, shape_text
-from netc_runtime.data.base import Problem, Source, Split
-from netc_runtime.data.order import permutation
-from netc_runtime.data.packed import find
-from netc_runtime.errors import DamagedFileError, DriverError, ExitCode
+from netc_runtime.data.base import Problem, Source, numbered
+from netc_runtime.data.folders import SPLITS, source_folder
+from netc_runtime.data.options import CLASSES, LIMIT, SPLIT, Option, path_option
+from netc_runtime.data.packed import find, missing_files, read_packed
+from netc_runtime.errors import DamagedFileError, DriverError
 from netc_runtime.files import storage_errors
 
 _IMAGES = {"train": "train-images-idx3-ubyte", "test": "t10k-images-idx3-ubyte"}
 _LABELS = {"train": "train-labels-idx1-ubyte", "test": "t10k-labels-idx1-ubyte"}
-_ENDINGS = ("", ".gz")
+_FOLDER = "the folder with the four IDX files"
 _UNSIGNED_BYTE = 0x08
 _SIZE_LIMIT = 2 << 30
 _CHUNK = 1 << 20
@@ -28,70 +29,59 @@ _FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Sh
 
 
 class IDX(Source):
-    """A folder with the four IDX files under their original names, plain or gzipped.
+    """A folder with the four IDX files under their original names, plain, .gz or .xz.
 
-    `path` names the folder. Images are [n, H, W] unsigned bytes and become [n, 1, H, W]. `limit` keeps so many training
-    samples, always the same ones and evenly drawn from all; the test split stays whole.
+    Images are [n, H, W] unsigned bytes and become [n, 1, H, W].
+
+    Example: data: {source: idx, path: letters}
     """
 
-    options: ClassVar[frozenset[str]] = frozenset({"path", "limit"})
-    value_range: ClassVar[tuple[float, float]] = (0.0, 255.0)
+    about: ClassVar[str] = "four IDX files of images and labels, under the names that MNIST gave them"
+    options: ClassVar[tuple[Option, ...]] = (path_option(_FOLDER), SPLIT, CLASSES, LIMIT)
+
+    known_classes: ClassVar[tuple[str, ...]] = ()
+    """The names of the classes that a data set of this format always has."""
 
     @classmethod
-    def class_names(cls, name: str) -> tuple[str, ...]:
-        """Return the ten garments or digits; nothing for `idx`, whose labels decide."""
-        return {"mnist": tuple(map(str, range(10))), "fashion_mnist": _FASHION}.get(name, ())
-
-    @classmethod
-    def check(cls, name: str, options: Mapping[str, Any]) -> list[Problem]:
-        """Return a sentence if `path` is no text, and one if `limit` is no number of samples."""
-        path, limit = options.get("path"), options.get("limit")
-        problems: list[Problem] = []
-        if path is not None and not isinstance(path, str):
-            problems.append((("path",), f"path should be the folder with the four IDX files, as a text, not {path!r}"))
-        if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
-            problems.append(
-                (("limit",), f"limit should be how many training samples to keep, 1 or more, not {limit!r}")
-            )
-        return problems
+    def class_names(cls, name: str, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return the ten digits or garments; nothing for `idx`, whose labels decide."""
+        return cls.known_classes
 
     @classmethod
     def missing(cls, name: str, options: Mapping[str, Any]) -> list[Problem]:
-        """Return a sentence if `path` is no folder with the four files."""
-        path = options.get("path")
-        if not path:
-            return [(("path",), f'the source "{name}" needs `path`: the folder with its four IDX files')]
-        folder = Path(path).expanduser()
-        if not folder.is_dir():
-            return [(("path",), f"{folder} {'is not a folder' if folder.exists() else 'does not exist'}")]
-        missing = [file for file in (*_IMAGES.values(), *_LABELS.values()) if find(folder, file, _ENDINGS) is None]
-        if missing:
-            return [(("path",), f"{folder} lacks {', '.join(missing)} (each plain or with .gz)")]
-        return []
+        """Return a sentence if `path`, or the place of what is fetched, is no folder with the four files."""
+        return missing_files(name, options, _FOLDER, (*_IMAGES.values(), *_LABELS.values()))
 
     @classmethod
     def open(cls, name: str, options: Mapping[str, Any]) -> Self:
         """Read the four files; raises DamagedFileError naming the file, what is expected and what is found."""
-        folder = Path(options["path"]).expanduser()
-        train, test = (_read_split(folder, part) for part in ("train", "test"))
-        if limit := options.get("limit"):
-            train = _limited(train, limit, folder)
-        count = 1 + int(max(train["label"].max(), test["label"].max()))
-        return cls(train, test, cls.class_names(name) or tuple(map(str, range(count))))
+        folder = source_folder(name, options)
+        train, test = (_read_split(folder, part) for part in SPLITS)
+        names = cls.class_names(name, options) or numbered(np.concatenate([train["label"], test["label"]]))
+        return cls(train, test, names)
 
 
-def _limited(split: Split, limit: int, folder: Path) -> Split:
-    count = len(split["label"])
-    if limit > count:
-        raise DriverError(
-            f"data.limit: {folder} has {count} training samples, fewer than the limit {limit}; lower or remove it",
-            ExitCode.USAGE,
-        )
-    kept = permutation(0, 0, count)[:limit]
-    return {name: array[kept] for name, array in split.items()}
+class MNIST(IDX):
+    """The handwritten digits of LeCun, Cortes and Burges, in the four files of `idx`.
+
+    Example: data: {source: mnist, split: {test: 0.1}}
+    """
+
+    about: ClassVar[str] = "60,000 and 10,000 grey digits of 28 x 28 pixels, in their four IDX files"
+    known_classes: ClassVar[tuple[str, ...]] = tuple(map(str, range(10)))
 
 
-def _read_split(folder: Path, part: str) -> Split:
+class FashionMNIST(IDX):
+    """The garments of Zalando Research (Xiao, Rasul and Vollgraf, 2017), in the four files of `idx`.
+
+    Example: data: {source: fashion_mnist, path: data/fashion, limit: 10000}
+    """
+
+    about: ClassVar[str] = "60,000 and 10,000 grey garments of 28 x 28 pixels, in their four IDX files"
+    known_classes: ClassVar[tuple[str, ...]] = _FASHION
+
+
+def _read_split(folder: Path, part: str) -> dict[str, Array]:
     images_path, labels_path = _existing(folder, _IMAGES[part]), _existing(folder, _LABELS[part])
     images, labels = _read_idx(images_path, axes=3), _read_idx(labels_path, axes=1)
     if len(images) != len(labels):
@@ -103,9 +93,9 @@ def _read_split(folder: Path, part: str) -> Split:
 
 
 def _existing(folder: Path, file: str) -> Path:
-    path = find(folder, file, _ENDINGS)
+    path = find(folder, file)
     if path is None:
-        raise DriverError(f"{folder} no longer has {file} or {file}.gz")
+        raise DriverError(f"{folder} no longer has {file}")
     return path
 
 
@@ -115,13 +105,15 @@ def _read_idx(path: Path, axes: int) -> Array:
             if path.suffix == ".gz":
                 with gzip.open(path, "rb") as zipped:
                     return _parse_idx(path, zipped, axes)
+            if path.suffix == ".xz":
+                return _parse_idx(path, BytesIO(read_packed(path, _SIZE_LIMIT)), axes)
             with path.open("rb") as plain:
                 return _parse_idx(path, plain, axes)
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise DamagedFileError(f"{path} is damaged: {error}; fetch it again") from error
 
 
-def _parse_idx(path: Path, file: gzip.GzipFile | BufferedReader, axes: int) -> Array:
+def _parse_idx(path: Path, file: gzip.GzipFile | BufferedReader | BytesIO, axes: int) -> Array:
     header = file.read(4 + 4 * axes)
     expected = bytes((0, 0, _UNSIGNED_BYTE, axes))
     if len(header) < 4 or header[:4] != expected:
@@ -140,7 +132,7 @@ def _parse_idx(path: Path, file: gzip.GzipFile | BufferedReader, axes: int) -> A
     return np.frombuffer(_read_exactly(path, file, count), dtype=np.uint8).reshape(shape)
 
 
-def _read_exactly(path: Path, file: gzip.GzipFile | BufferedReader, count: int) -> bytearray:
+def _read_exactly(path: Path, file: gzip.GzipFile | BufferedReader | BytesIO, count: int) -> bytearray:
     """Read to the end, which must come after `count` bytes; memory grows with what is there, not with the claim."""
     content, cut = bytearray(), False
     try:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from netc_runtime.arrays import Array
+from netc_runtime.data.base import Samples
 
 Indices: TypeAlias = npt.NDArray[np.intp]
 """Which samples of a split a batch is made of."""
@@ -25,16 +26,19 @@ def is_in_memory(array: object) -> bool:
     return isinstance(array, np.ndarray) and _mapping(array) is None
 
 
-def samples(array: Array, which: Indices | slice) -> Array:
+def samples(field: Samples, which: Indices | slice) -> Array:
     """Return the samples at indices or of a slice, in the dtype of the data; a large mapped file leaves memory again.
 
     What a slice gives is a view, unless its file is to leave memory.
     """
-    mapping = _mapping(array) if array.nbytes > KEPT else None
+    mapping = _mapping(field) if field.nbytes > KEPT else None
+    found: Array = field[which]
     if mapping is None:
-        return array[which]
-    found = array[which].copy() if isinstance(which, slice) else array[which]
-    if sys.platform == "linux" and not array.flags.writeable:  # where this means that the pages are read again
+        return found
+    if isinstance(which, slice):
+        found = found.copy()
+    # Where advice means that pages are read again, and nothing that was written is lost.
+    if sys.platform == "linux" and isinstance(field, np.ndarray) and not field.flags.writeable:
         mapping.madvise(mmap.MADV_DONTNEED)
     return found
 

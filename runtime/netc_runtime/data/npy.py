@@ -5,68 +5,60 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from netc_runtime.arrays import shape_text
-from netc_runtime.data.base import Problem, Source, Split
+from netc_runtime.data.base import Problem, Source, Split, as_folder
+from netc_runtime.data.folders import SPLITS, path_problem, wrong_folder
+from netc_runtime.data.options import CLASSES, LIMIT, SPLIT, Option, path_option
+from netc_runtime.data.rows import mapped
 from netc_runtime.errors import DamagedFileError, DriverError, ExitCode
 from netc_runtime.npyfile import map_array
 
-_SPLITS = ("train", "test")
+_FOLDER = "the folder with train/FIELD.npy and test/FIELD.npy"
 
 
 class NPY(Source):
     """A folder with train/FIELD.npy and test/FIELD.npy for every field, such as image and label.
 
-    `path` names the folder. Each file holds one array of real numbers whose axis 0 counts the samples. Files are mapped
-    into memory, so the data may be larger than it. The classes have no names.
+    Each file holds one array of real numbers whose axis 0 counts the samples. Files are mapped into memory, so the data
+    may be larger than it. The classes have no names.
+
+    Example: data: {source: npy, path: blobs}
     """
 
-    options: ClassVar[frozenset[str]] = frozenset({"path"})
-    value_range: ClassVar[tuple[float, float]] = (0.0, 255.0)
+    about: ClassVar[str] = "any arrays: `train/FIELD.npy` and `test/FIELD.npy`, mapped, not read into memory"
+    options: ClassVar[tuple[Option, ...]] = (path_option(_FOLDER), SPLIT, CLASSES, LIMIT)
 
     @classmethod
-    def class_names(cls, name: str) -> tuple[str, ...]:
+    def class_names(cls, name: str, options: Mapping[str, Any]) -> tuple[str, ...]:
         """Return nothing: arrays do not name classes."""
         return ()
-
-    @classmethod
-    def check(cls, name: str, options: Mapping[str, Any]) -> list[Problem]:
-        """Return a sentence if `path` is no text."""
-        path = options.get("path")
-        if path is None or isinstance(path, str):
-            return []
-        return [(("path",), f"path should be the folder with train/ and test/, as a text, not {path!r}")]
 
     @classmethod
     def missing(cls, name: str, options: Mapping[str, Any]) -> list[Problem]:
         """Return a sentence if `path` is no folder whose two parts hold the same fields."""
         path = options.get("path")
         if not path:
-            return [
-                (("path",), f'the source "{name}" needs `path`: the folder with train/FIELD.npy and test/FIELD.npy')
-            ]
-        folder = Path(path).expanduser()
-        if not folder.is_dir():
-            return [(("path",), f"{folder} {'is not a folder' if folder.exists() else 'does not exist'}")]
-        fields = {split: set(_files(folder, split)) for split in _SPLITS}
-        for split in _SPLITS:
+            return path_problem(f'the source "{name}" needs `path`: {_FOLDER}')
+        folder = as_folder(path)
+        if wrong := wrong_folder(folder):
+            return wrong
+        fields = {split: set(_files(folder, split)) for split in SPLITS}
+        for split in SPLITS:
             if not fields[split]:
-                return [(("path",), f"{folder / split} holds no FIELD.npy, such as {folder / split / 'image.npy'}")]
-        for split, other in (_SPLITS, _SPLITS[::-1]):
+                return path_problem(f"{folder / split} holds no FIELD.npy, such as {folder / split / 'image.npy'}")
+        for split, other in (SPLITS, SPLITS[::-1]):
             missing = sorted(fields[other] - fields[split])
             if missing:
-                return [
-                    (
-                        ("path",),
-                        f"{folder / split} lacks {missing[0]}.npy, which {folder / other} has: both parts need "
-                        f"the same fields",
-                    )
-                ]
+                return path_problem(
+                    f"{folder / split} lacks {missing[0]}.npy, which {folder / other} has: both parts need the same "
+                    f"fields"
+                )
         return []
 
     @classmethod
     def open(cls, name: str, options: Mapping[str, Any]) -> Self:
         """Map the files; raises DriverError (2 for values that are no real numbers, 1 for damage) naming the file."""
-        folder = Path(options["path"]).expanduser()
-        train, test = (_map_split(folder, split) for split in _SPLITS)
+        folder = as_folder(options["path"])
+        train, test = (_map_split(folder, split) for split in SPLITS)
         return cls(train, test, ())
 
 
@@ -94,4 +86,4 @@ def _map_split(folder: Path, split: str) -> Split:
                 f"all fields of a split need the same samples",
                 ExitCode.USAGE,
             )
-    return arrays
+    return {field: mapped(array) for field, array in arrays.items()}

@@ -1,4 +1,4 @@
-"""Bilinear resizing of whole data sets, once, at load time."""
+"""Bilinear resizing of arrays of images."""
 
 import numpy as np
 import numpy.typing as npt

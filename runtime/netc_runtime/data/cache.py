@@ -1,0 +1,125 @@
+"""Arrays made from other files, kept under a key of all that they depend on: complete or absent, proved when read.
+
+An entry is a folder in `decoded` of the cache, named by the SHA-256 of its key. It holds FIELD.npy files and
+`entry.json`, which is written last and says what the files should be. An entry that is not what it says is made anew.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from netc_runtime.data.base import Samples
+from netc_runtime.data.folders import cache_folder
+from netc_runtime.data.rows import mapped
+from netc_runtime.errors import DriverError
+from netc_runtime.files import storage_errors, sync, write_atomically
+from netc_runtime.npyfile import map_array
+
+FORMAT = 1  # of entries; another one is another key
+_ENTRY = "entry.json"
+_ENTRY_LIMIT = 64 << 20
+_BLOCKS, _BLOCK = 64, 4096  # what is read of a file to know it again
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What an entry holds: mapped arrays by field, and what their maker noted beside them."""
+
+    arrays: Mapping[str, Samples]
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+
+def cached(key: Mapping[str, Any], make: Callable[[Path], Mapping[str, Any]]) -> Entry:
+    """Return the arrays that `make` writes as FIELD.npy into a folder; it returns notes, which are JSON.
+
+    It is called only where no sound entry has the key. Raises DriverError: 3 if the cache cannot be written, and
+    whatever `make` raises, after which nothing is left.
+    """
+    text = json.dumps({"format": FORMAT, **key}, sort_keys=True)
+    parent = cache_folder() / "decoded"
+    folder = parent / hashlib.sha256(text.encode()).hexdigest()
+    if (found := _read(folder)) is not None:
+        return found
+    with storage_errors("create", parent):
+        parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(parent)
+    temporary = parent / f".{folder.name[:16]}.{os.getpid()}.tmp"
+    with storage_errors("write", temporary):
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        try:
+            notes = make(temporary)
+            files = {path.name: _known_by(path) for path in sorted(temporary.glob("*.npy"))}
+            write_atomically(temporary / _ENTRY, json.dumps({"files": files, "notes": notes}).encode())
+            shutil.rmtree(folder, ignore_errors=True)  # a damaged one
+            with suppress(OSError):  # another process may have been quicker
+                temporary.rename(folder)
+            sync(parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    made = _read(folder)
+    if made is None:
+        raise DriverError(f"{folder} was written, but does not read the same; check the storage of the cache")
+    return made
+
+
+def stamps(paths: Iterable[Path], within: Path) -> list[tuple[str, int, int]]:
+    """Return by what files are known to have changed: names relative to `within`, sizes, and times in nanoseconds."""
+    found = []
+    for path in paths:
+        with storage_errors("read", path):
+            status = path.stat()
+        found.append((os.path.relpath(path, within), status.st_size, status.st_mtime_ns))
+    return found
+
+
+def _read(folder: Path) -> Entry | None:
+    """Return a sound entry, or None."""
+    path = folder / _ENTRY
+    try:
+        if path.stat().st_size > _ENTRY_LIMIT:
+            return None
+        entry = json.loads(path.read_bytes())
+        files = {folder / name: known for name, known in entry["files"].items()}
+        if any(path.parent != folder or _known_by(path) != known for path, known in files.items()):
+            return None
+        return Entry({path.stem: mapped(map_array(path)) for path in files}, dict(entry["notes"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, DriverError):
+        return None
+
+
+def _known_by(path: Path) -> dict[str, Any]:
+    """Return size and a digest of blocks evenly spread over a file: bounded work, however large the file is."""
+    size, digest = path.stat().st_size, hashlib.sha256()
+    with path.open("rb") as file:
+        for block in range(_BLOCKS):
+            file.seek(max(size - _BLOCK, 0) * block // (_BLOCKS - 1))
+            digest.update(file.read(_BLOCK))
+    return {"size": size, "sha256_of_blocks": digest.hexdigest()}
+
+
+def _remove_abandoned(parent: Path) -> None:
+    """Remove what killed processes left half made."""
+    for path in parent.glob(".*.tmp"):
+        pid = path.name.split(".")[-2]
+        if pid.isdecimal() and not _runs(int(pid)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _runs(pid: int) -> bool:
+    if sys.platform == "win32":  # where asking would end the process
+        return True
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # it is somebody else's
+        return True
+    return True

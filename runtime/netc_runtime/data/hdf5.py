@@ -1,0 +1,125 @@
+"""Arrays of an HDF5 file, read as they are asked for."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from netc_runtime.arrays import Array
+from netc_runtime.data.base import Problem, Samples, Source, Split, as_folder
+from netc_runtime.data.extras import require
+from netc_runtime.data.folders import missing_parts, single_parts
+from netc_runtime.data.mapped import KEPT, Indices
+from netc_runtime.data.named_arrays import check_counts, named_splits, real
+from netc_runtime.data.options import CLASSES, FIELDS, LIMIT, SPLIT, Option, path_option
+from netc_runtime.data.rows import Rows, mapped
+from netc_runtime.errors import DamagedFileError, DriverError, ExitCode
+
+_FILE = "the .h5 file, or a folder with train.h5 and test.h5"
+_ENDINGS = (".h5", ".hdf5", ".hdf")
+_MOST_NAMES = 10_000
+# What h5py raises for files that are damaged, and for links that lead nowhere.
+_ERRORS = (OSError, KeyError, ValueError, RuntimeError, TypeError)
+
+
+class HDF5(Source):
+    """One HDF5 file of data sets of real numbers whose axis 0 counts the samples, at any depth of groups.
+
+    Their names say field and split as those of `npz` do; `data` and `label` of Caffe's HDF5Data are known. A data set
+    that is stored in one piece is mapped into memory; of a large one in chunks, the samples of a batch are read when
+    they are needed. Data in other files, which a link can name, are refused.
+
+    Example: data: {source: hdf5, path: digits.h5, split: {test: 0.2, seed: 1}}
+    """
+
+    about: ClassVar[str] = "data sets of an HDF5 file, read as they are needed"
+    options: ClassVar[tuple[Option, ...]] = (path_option(_FILE), FIELDS, SPLIT, CLASSES, LIMIT)
+    extra: ClassVar[str | None] = "hdf5"
+
+    @classmethod
+    def class_names(cls, name: str, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return nothing: arrays do not name classes."""
+        return ()
+
+    @classmethod
+    def missing(cls, name: str, options: Mapping[str, Any]) -> list[Problem]:
+        """Return a sentence if there is no such file."""
+        return missing_parts(name, options, _FILE, _ENDINGS)
+
+    @classmethod
+    def open(cls, name: str, options: Mapping[str, Any]) -> Self:
+        """Open the data sets; raises DriverError: 3 without h5py, 2 for values that are no numbers, 1 for damage."""
+        h5py = require("h5py", "hdf5", "reading HDF5 files")
+        splits: dict[str, Split] = {}
+        for part, path in single_parts(as_folder(options["path"]), _ENDINGS).items():
+            with _reading(path), ExitStack() as opened:
+                file = opened.enter_context(h5py.File(path, "r"))
+                names = _names(h5py, path, file, "")
+                for split, fields in named_splits(path, names, options.get("fields", {})).items():
+                    arrays = {field: _samples(path, file[there], there) for field, there in fields.items()}
+                    check_counts(path, arrays)
+                    splits[part if split == "train" else split] = arrays
+                opened.pop_all()  # samples may be read as long as there is somebody who has them
+        return cls(splits["train"], splits.get("test", {}), ())
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn what h5py raises into a sentence."""
+    try:
+        yield
+    except _ERRORS as error:
+        raise DamagedFileError(f"{path} is not a sound HDF5 file: {error}") from error
+
+
+def _names(h5py: Any, path: Path, group: Any, before: str) -> list[str]:
+    """Return the paths of all data sets inside; links are followed only within the file, and never in a circle."""
+    found: list[str] = []
+    for name in group:
+        link = group.get(name, getlink=True)
+        if not isinstance(link, h5py.HardLink):
+            raise DriverError(
+                f"{path} has a link at {before}{name}; only data in the file itself are read", ExitCode.USAGE
+            )
+        item = group[name]
+        if isinstance(item, h5py.Dataset):
+            found.append(f"{before}{name}")
+        # Hard links can make circles too; no honest file is this deep.
+        elif isinstance(item, h5py.Group) and before.count("/") < 8:
+            found += _names(h5py, path, item, f"{before}{name}/")
+        if len(found) > _MOST_NAMES:
+            raise DamagedFileError(f"{path} has more than {_MOST_NAMES} data sets")
+    return found
+
+
+def _samples(path: Path, dataset: Any, name: str) -> Samples:
+    real(path, name, dataset.dtype)
+    if dataset.external or dataset.is_virtual:
+        raise DriverError(f"{path} keeps {name} in other files; only data in the file itself are read", ExitCode.USAGE)
+    if not dataset.shape or 0 in dataset.shape:
+        return np.empty(dataset.shape or (), dataset.dtype)
+    offset = dataset.id.get_offset()
+    if offset is not None and dataset.chunks is None:
+        if offset + dataset.size * dataset.dtype.itemsize > path.stat().st_size:
+            raise DamagedFileError(f"{path} is truncated: {name} should end beyond its {path.stat().st_size} bytes")
+        return mapped(np.memmap(path, dataset.dtype, "r", offset, dataset.shape))
+
+    if dataset.nbytes <= KEPT:
+        everything: Array = dataset[...]
+        return everything
+
+    def read(indices: Indices) -> Array:
+        # h5py takes increasing indices without repetition, and whole ranges much faster.
+        wanted, back = np.unique(indices, return_inverse=True)
+        if not len(wanted):
+            return np.empty((0, *dataset.shape[1:]), dataset.dtype)
+        with _reading(path):
+            if wanted[-1] - wanted[0] == len(wanted) - 1:
+                values: Array = dataset[int(wanted[0]) : int(wanted[-1]) + 1]
+            else:
+                values = dataset[wanted]
+        return values[back]
+
+    return Rows(read, tuple(dataset.shape), dataset.dtype)
