@@ -13,7 +13,7 @@ from netc.graph.verify import verify
 from netc.layers.base import Metric, Phase
 from netc.layers.context import DRAW
 from netc.monitor import append_statistics
-from netc.network import Count, Network, Term, lower
+from netc.network import Count, Network, Term, lower, lower_inputs
 from netc.phases import specs_of_phases
 from netc.rewrite.fold import fold_batch_normalization, split
 from netc.rewrite.lowerings import Lowerings
@@ -73,6 +73,8 @@ def build(
         if DRAW in (value.name for value in sample.graph.inputs):  # else no mask reaches an output
             programs["sample"] = sample
             state |= {name: tensor for name, tensor in sampling.net.state.items() if name not in state}
+    if training.augmented:
+        programs["augment"] = augment_program(last, platform)
     averages = {tensor.filled_as: name for name, tensor in state.items() if tensor.role == "average"}
     for other in programs.values():
         use_averages(other, averages)
@@ -259,6 +261,22 @@ def sample_program(loaded: Loaded, network: Network, platform: Platform) -> Prog
     sample = program(loaded, network, optimize_step(network.net.g.graph, platform), outputs)
     sample.inputs = {**sample.inputs, DRAW: {"role": "draw"}}
     return sample
+
+
+def augment_program(loaded: Loaded, platform: Platform) -> Program:
+    """Return (state, batch, draw) -> raw values of a training batch after augmentation.
+
+    They are those that the step takes whose number stands in the place of `draw`.
+    """
+    network = lower_inputs(loaded, loaded.spec.data.batch_size, platform.dtype)
+    outputs: dict[str, Entry] = {}
+    for name, value in network.augmented.items():
+        network.net.g.output(f"{name}.augmented", value)
+        outputs[f"{name}.augmented"] = {"role": "augmented", "feeds": name}
+    verify(network.net.g.graph, "lowering the augmentation")
+    augmented = program(loaded, network, optimize_step(network.net.g.graph, platform), outputs)
+    augmented.inputs = {**augmented.inputs, DRAW: {"role": "draw"}}
+    return augmented
 
 
 def eval_program(loaded: Loaded, network: Network) -> Program:

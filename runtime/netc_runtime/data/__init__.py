@@ -26,8 +26,8 @@ SOURCES: Mapping[str, type[Source]] = {
     "npy": NPY,
 }
 
-# Keys of `data` that belong to no source: batch_size, mean and scale are compiled into the graphs.
-COMMON_KEYS = frozenset({"source", "batch_size", "resize", "mean", "scale"})
+# Keys of `data` that belong to no source: what concerns a whole batch is compiled into the graphs.
+COMMON_KEYS = frozenset({"source", "batch_size", "resize", "mean", "std", "scale", "range", "augment", "test_views"})
 
 _RESIZE_LIMIT = 16 << 30
 
