@@ -13,8 +13,8 @@ import onnx_ir as ir
 from netc.augment.pipeline import Part
 from netc.errors import Diagnostic, SpecError
 from netc.graph import GraphBuilder, Origin, shape_of
-from netc.layers.activation import Sigmoid, Softmax
 from netc.inputs import feed
+from netc.layers.activation import Sigmoid, Softmax
 from netc.layers.base import MAX_ELEMENTS, Counts, Layer, LayerError, Loss, Mean, Metric, Phase, elements, sample
 from netc.layers.context import Context
 from netc.layers.tuning import Tuning

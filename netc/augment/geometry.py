@@ -122,9 +122,9 @@ class RandomResizedCrop(Geometric):
         self, draws: Draws, y: ir.Value, x: ir.Value, size: tuple[int, int]
     ) -> tuple[ir.Value, ir.Value]:
         g, (H, W) = draws.g, size
-        area = draws.uniform("area", *self.area)
-        # Half of log(width / height), so that width and height are sqrt(area) times and by exp(it).
-        half = draws.uniform("ratio", *(math.log(end) / 2 for end in self.ratio))
+        area = draws.uniform("area", self.area[0], self.area[1])
+        # Half of log(width / height): width is sqrt(area) times exp(half), height is sqrt(area) by it.
+        half = draws.uniform("ratio", math.log(self.ratio[0]) / 2, math.log(self.ratio[1]) / 2)
         moved: list[ir.Value] = []
         with g.arithmetic():
             root = g.Sqrt(area * float(H * W))

@@ -88,7 +88,7 @@ class CutMix(Mixing):
         mask: ir.Value | None = None
         with g.arithmetic():
             ratio = g.Sqrt(1.0 - self.drawn_share(draws))
-            area: ir.Value | float = 1.0 / (size[0] * size[1])
+            area = g.constant(1.0 / (size[0] * size[1]))
             for what, side, shape in (("y", size[0], (-1, 1)), ("x", size[1], (1, -1))):
                 half = g.Floor(g.Floor(ratio * float(side)) * 0.5)
                 middle = g.Floor(draws.uniform(what, 0.0, float(side), ()))
@@ -111,7 +111,7 @@ def next_samples(g: GraphBuilder, x: ir.Value) -> ir.Value:
 def beta_quantiles(alpha: float, steps: int) -> np.ndarray:
     """Return the quantiles (k + 0.5) / steps of the distribution Beta(alpha, alpha), [steps] in float64.
 
-    With t = x^alpha the density x^(alpha - 1) (1 - x)^(alpha - 1) dx is (1 - t^(1 / alpha))^(alpha - 1) dt / alpha, which
+    With t = x^alpha, x^(alpha - 1) (1 - x)^(alpha - 1) dx is (1 - t^(1 / alpha))^(alpha - 1) dt / alpha, whose density
     is smooth on the lower half x <= 1/2; the upper half is its mirror image.
     """
     t = np.linspace(0.0, 0.5**alpha, 1 << 16)

@@ -101,7 +101,7 @@ class GaussianBlur(Pixelwise):
 
 @AUGMENTATIONS.add
 class Cutout(Pixelwise):
-    """Cut a rectangle out around a random pixel; what lies beyond the edges is not made up for (DeVries & Taylor, 2017).
+    """Cut a rectangle out around a random pixel (DeVries & Taylor, 2017); at the edges it loses what lies beyond.
 
     Example: {type: Cutout, size: 4, fill: 8}
     """
