@@ -87,7 +87,7 @@ def gray(x: np.ndarray) -> np.ndarray:
     return 0.299 * x[:, 0:1] + 0.587 * x[:, 1:2] + 0.114 * x[:, 2:3]
 
 
-def column(values: np.ndarray) -> np.ndarray:
+def column(values: Any) -> np.ndarray:
     return np.asarray(values).reshape(-1, 1, 1, 1)
 
 
@@ -247,8 +247,11 @@ def cutout(draw: Draw, x: np.ndarray) -> np.ndarray:
     return each(cut, x)
 
 
+MIXUP_SHARES = beta_quantiles(0.4, 4096)
+
+
 def mixup_share(draw: Draw) -> float:
-    return float(beta_quantiles(0.4, 4096)[int(draw.uniform("share", 0, 4096, ()))])
+    return float(MIXUP_SHARES[int(draw.uniform("share", 0, 4096, ()))])
 
 
 def mixup(draw: Draw, x: np.ndarray) -> np.ndarray:
