@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+import safetensors.numpy
 from PIL import Image
 
 from netc.augment import AUGMENTATIONS
@@ -22,6 +23,9 @@ from netc.errors import SpecError
 from netc.rewrite.passes import Target
 from netc.spec.load import load
 from netc.spec.text import parse_tree
+from netc_runtime.data import open_source
+from netc_runtime.export import export_run
+from netc_runtime.statistics import channel_moments
 from netc_runtime.trainer import TrainOptions, train
 from tests.cases.augmentations import (
     AFFINE,
@@ -124,7 +128,7 @@ def chi_square(counts: np.ndarray, shares: np.ndarray) -> float:
 
 
 # 100,000 draws; what a right distribution exceeds once in some ten thousand, and a parameter wrong by 2 % always does.
-DRAWS, PER_STEP, CRITICAL = 100_000, 125, 5.0
+DRAWS, PER_STEP, CRITICAL = 100_000, 500, 5.0
 PARAMETERS = [(row, name) for row in ROWS for name in row.parameters]
 
 
@@ -331,10 +335,9 @@ def _part(node: onnx.NodeProto) -> str:
 
 def test_openvino_draws_the_same_bits() -> None:
     targets: tuple[Target, ...] = ("cpu", "openvino")
-    plain, signed = (compiled(EVERYTHING, target).models()["augment"] for target in targets)
-    np.testing.assert_array_equal(
-        *(run(model, feeds(9, image=images()))["image.augmented"] for model in (plain, signed))
-    )
+    models = [compiled(EVERYTHING, target).models()["augment"] for target in targets]
+    expected, found = (run(model, feeds(9, image=images()))["image.augmented"] for model in models)
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_the_number_of_threads_changes_nothing() -> None:
@@ -386,6 +389,43 @@ def test_a_run_that_is_resumed_ends_in_the_same_bytes(tmp_path: Path) -> None:
     train(TrainOptions(parts, None, CPU, resume=True), Recorder())
     last = [max((run / "checkpoints").iterdir(), key=lambda p: int(p.stem[5:])).read_bytes() for run in (whole, parts)]
     assert last[0] == last[1]
+    # What the host computed is part of the state, and of the exported model, which eats raw pixels.
+    state, raw = safetensors.numpy.load(last[0]), open_source({"source": "digits"}).train["image"]
+    np.testing.assert_allclose(state["image.mean"], [raw.mean()], rtol=1e-6)
+    np.testing.assert_allclose(state["image.std"], [raw.std()], rtol=1e-6)
+    agreement = export_run(whole).agreement
+    assert agreement is not None
+    assert agreement.difference < 2e-5 * agreement.largest
+
+
+def test_moments_of_channels_are_those_of_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("netc_runtime.statistics._CHUNK_VALUES", 100)  # several chunks, the last one smaller
+    values = np.random.default_rng(0).normal(1e4, 1.0, (17, 3, 4, 5))
+    values[:, 2] = 7.0
+    mean, std = channel_moments(values)
+    np.testing.assert_allclose(mean, values.mean((0, 2, 3)), rtol=1e-13)
+    np.testing.assert_allclose(std[:2], values.std((0, 2, 3))[:2], rtol=1e-9)  # squares of 1e4 would leave 1e-8
+    assert std[2] == 1.0
+    flat, _ = channel_moments(np.arange(12.0).reshape(4, 3))
+    np.testing.assert_array_equal(flat, [4.5, 5.5, 6.5])
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "scale"),
+    [(0.0, 1.0, 1.0), ([1.0, 2.0, 3.0], 4.0, 2.0), (1.5, [1.0, 2.0, 4.0], 1.0), ("computed", "computed", 2.0)],
+)
+def test_normalization_is_the_formula(mean: Any, std: Any, scale: float) -> None:
+    artifact = compiled([], data={"mean": mean, "std": std, "scale": scale})
+    x, state = images(), artifact.initial_state()
+    state |= {"image.mean": np.array([9.0, 8.0, 7.0], np.float32), "image.std": np.array([3.0, 5.0, 6.0], np.float32)}
+    model = artifact.models()["eval"]
+    found = run(model, state | {"image": x, "label": np.zeros(BATCH, np.int32)})["ip"]
+    a, b = (
+        (state[f"image.{key}"] if given == "computed" else np.broadcast_to(given, 3)).reshape(3, 1, 1)
+        for key, given in (("mean", mean), ("std", std))
+    )
+    expected = ((x.astype(np.float64) - a) / b * scale).reshape(BATCH, -1) @ state["ip.weight"].T.astype(np.float64)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
 
 
 MISTAKES = [

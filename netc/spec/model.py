@@ -25,7 +25,7 @@ from netc.solver.rules import AnySolver
 from netc.spec.run import Run
 
 # What a resume may change, beside the section `run`: it does not alter the step function.
-RUN_KEYS = (("data", "path"), ("solver", "max_epochs"), ("solver", "max_iter"))
+RUN_KEYS = (("data", "path"), ("data", "test_views"), ("solver", "max_epochs"), ("solver", "max_iter"))
 
 VERSION = 1
 COMPUTED = "computed"  # in the place of statistics of the data: the host computes them from the training split
