@@ -309,6 +309,19 @@ def test_dense_targets_move_with_the_image(operations: list[Any]) -> None:
     assert (expected == 255).any()
 
 
+def test_cutmix_puts_the_same_rectangle_into_dense_targets() -> None:
+    rng, size = np.random.default_rng(6), (BATCH, 6, 7)
+    label, edge = rng.integers(0, 5, size).astype(np.int32), rng.integers(0, 2, (BATCH, 1, 6, 7)).astype(np.float32)
+    model = compiled(["CutMix"], inputs=DENSE, layers=DENSE_LAYERS).models()["augment"]
+    found = run(model, feeds(4, image=images(), label=label, edge=edge))
+    rows, columns = cutmix_box(Draw(SEED, 4, BATCH, "CutMix"), (6, 7))
+    for value in (label, edge):
+        value[..., rows, columns] = np.roll(value, -1, 0)[..., rows, columns]
+    np.testing.assert_array_equal(found["label.augmented"], label)
+    np.testing.assert_array_equal(found["edge.augmented"], edge)
+    assert len(range(*rows.indices(6))) * len(range(*columns.indices(7))) > 0
+
+
 EVERYTHING = [{key: value for key, value in row.operation.items() if key != "fill"} for row in ROWS if not row.variant]
 
 

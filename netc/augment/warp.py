@@ -33,10 +33,10 @@ class Warp:
     def apply(self, value: ir.Value, fill: float, nearest: bool) -> ir.Value:
         """Return a value [N, ..., H, W] resampled: between pixels, or to the nearest one."""
         shape = [int(n) for n in shape_of(value)]
-        H, W = self.size
-        planes = reshape(self.g, value, [shape[0], -1, H, W])
+        is_image = len(shape) == 4
+        planes = value if is_image else reshape(self.g, value, [shape[0], -1, *self.size])
         moved = self._picked(planes, fill) if self.exact else self._sampled(planes, fill, nearest)
-        return reshape(self.g, moved, shape)
+        return moved if is_image else reshape(self.g, moved, shape)
 
     def _picked(self, x: ir.Value, fill: float) -> ir.Value:
         """Return the pixels of x [N, P, H, W] at whole places."""

@@ -44,16 +44,18 @@ def _version(value: Any) -> int:
     raise mistake(f"netc: this netc reads version {VERSION} of the language, not {shown(value)}; write netc: {VERSION}")
 
 
-def _statistic(value: Any) -> float | list[float] | str:
+def _statistic(value: Any, info: ValidationInfo) -> float | list[float] | str:
     """Take one number, a list of one a channel, or the word for what the training split says."""
     if value == COMPUTED:
         return COMPUTED
+    if isinstance(value, str):
+        raise mistake(f"{info.field_name}: expected a number, a list of one a channel, or computed, got {shown(value)}")
     return _MEANS.validate_python(value) if isinstance(value, list) else _MEAN.validate_python(value)
 
 
 def _deviation(value: Any, info: ValidationInfo) -> float | list[float] | str:
     """Take a statistic that is above 0."""
-    given = _statistic(value)
+    given = _statistic(value, info)
     for number in given if isinstance(given, list) else [given]:
         if isinstance(number, float) and number <= 0.0:
             raise mistake(f"{info.field_name}: must be greater than 0, got {number:g}")
