@@ -510,6 +510,18 @@ def test_what_does_not_fit_is_said(
     assert message in [diagnostic.message for diagnostic in caught.value.diagnostics]
 
 
+def test_dense_targets_have_the_size_of_the_image() -> None:
+    inputs = {**DENSE, "edge": {"shape": [1, 3, 7]}}
+    message = (
+        'augment: VerticalFlip moves the 6x7 places of "image", and "edge" has 3x7; give both one size, or remove it'
+    )
+    layers = [*DENSE_LAYERS[:2], {**DENSE_LAYERS[2], "stride": [2, 1]}, DENSE_LAYERS[3]]
+    with pytest.raises(SpecError) as caught:
+        compiled(["VerticalFlip"], inputs=inputs, layers=layers)
+    assert message in [diagnostic.message for diagnostic in caught.value.diagnostics]
+    compiled(["Invert"], inputs=inputs, layers=layers)
+
+
 def test_labels_that_are_mixed_are_read_by_losses_alone() -> None:
     layers = [{"name": "copies", "type": "Split", "bottom": "label", "top": ["a", "b"]}, *LAYERS]
     layers[2] = {**LAYERS[1], "bottom": ["ip", "a"]}
