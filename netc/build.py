@@ -2,19 +2,21 @@
 
 import contextlib
 import gc
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from netc.autocast import autocast
 from netc.emit import Artifact, Entry, Program, monitor_graph, train_graphs
 from netc.errors import Diagnostic, SpecError, did_you_mean
 from netc.graph.verify import verify
-from netc.layers.base import Metric, Phase
+from netc.layers.base import Phase
 from netc.layers.context import DRAW
 from netc.monitor import append_statistics
 from netc.network import Count, Network, Term, lower, lower_inputs
 from netc.phases import specs_of_phases
+from netc.programs import batch_entries, output_entries, program, use_averages, used
 from netc.rewrite.fold import fold_batch_normalization, split
 from netc.rewrite.lowerings import Lowerings
 from netc.rewrite.passes import Platform, Target, clean, optimize_step
@@ -59,6 +61,7 @@ def build(
     lowered = lower_phases(loaded, dtype)
     last = lowered.specs[-1]
     training, testing = lowered.training[-1], lowered.testing
+    training.warnings += _slow_precision(loaded, target)
     inference = lower(last, "test", None, objectives=False, dtype=dtype)
     state = training.net.state | testing.net.state
     programs = {"eval": eval_program(last, testing), **inference_programs(last, inference)}
@@ -118,6 +121,10 @@ def lower_phases(loaded: Loaded, dtype: ir.DataType = FLOAT) -> Lowered:
         mistakes += glob_mistakes(spec, (testing.net.state | network.net.state).values())
     if mistakes:
         raise SpecError(mistakes)
+    if loaded.spec.solver.precision == "mixed":
+        for network in training:
+            autocast(network)
+            verify(network.net.g.graph, "autocast")
     return Lowered(specs, training, testing)
 
 
@@ -131,6 +138,17 @@ def _check_parameters(loaded: Loaded, training: Network, testing: Network) -> No
     training.warnings += [warning for warning in testing.warnings if str(warning) not in said]
     require_monitor(loaded, testing)
     _check_early_stopping(loaded, training, testing)
+
+
+def _slow_precision(loaded: Loaded, target: Target) -> list[Diagnostic]:
+    """Return a warning where float16 costs time instead of saving it."""
+    if loaded.spec.solver.precision == "float32" or target not in ("cpu", "openvino"):
+        return []
+    message = (
+        f"precision: mixed saves time on GPUs alone; what is compiled for {target} computes float16 by way of float32, "
+        "which is no faster; remove it, or train on cuda"
+    )
+    return [loaded.at(("solver", "precision"), message)]
 
 
 def compare_phases(loaded: Loaded, training: Network, testing: Network) -> None:
@@ -310,68 +328,6 @@ def inference_programs(loaded: Loaded, network: Network) -> dict[str, Program]:
     parameters: dict[str, Entry] = {name: {"role": "parameter"} for name in halves.feeds.values()}
     infer = Program(clean(halves.infer.graph), parameters | batch_entries(loaded, network), outputs)
     return {"fold": used(fold), "infer": used(infer)}
-
-
-def output_entries(network: Network) -> dict[str, Entry]:
-    """Declare the network's outputs in its graph and say what they are."""
-    for output in network.outputs:
-        network.net.g.output(output.name, output.value)
-    entries: dict[str, Entry] = {}
-    for output in network.outputs:
-        entries[output.name] = {"role": "output", "activation": output.activation, "label": output.label}
-        if ignored := ignored_labels(network, str(output.label)):
-            entries[output.name]["ignored"] = ignored
-    return entries
-
-
-def batch_entries(loaded: Loaded, network: Network) -> dict[str, Entry]:
-    """Return what the manifest says of each batch input: which array of a data source feeds it."""
-    entries: dict[str, Entry] = {}
-    claimed = {"image", "label"} & loaded.spec.inputs.keys()
-    for name, declared in loaded.spec.inputs.items():
-        kind = "label" if declared.classes is not None else "image"
-        field = name if kind in claimed else kind
-        claimed.add(field)
-        entries[name] = {"role": "batch", "field": field}
-        if declared.classes is not None:
-            entries[name]["classes"] = declared.classes
-            if ignored := ignored_labels(network, name):
-                entries[name]["ignored"] = ignored
-    return entries
-
-
-def ignored_labels(network: Network, name: str) -> list[int]:
-    """Return the values of a label input that no loss or metric counts, so that they need be no class."""
-    ignored: set[int | None] = set()
-    for placed in network.placed:
-        counts = isinstance(placed.layer, Metric) and placed.layer.counts  # what is no class, these leave out anyway
-        if placed.layer.takes_labels and placed.bottoms[-1] == name and not counts:
-            ignored.add(placed.layer.ignored)
-    return [label for label in ignored if label is not None] if len(ignored) == 1 else []
-
-
-def program(loaded: Loaded, network: Network, graph: ir.Graph, outputs: dict[str, Entry]) -> Program:
-    """Return a program that reads state and batch, without the inputs that it does not use."""
-    state: dict[str, Entry] = {name: {"role": "state"} for name in network.net.state}
-    return used(Program(graph, state | batch_entries(loaded, network), outputs))
-
-
-def used(program: Program) -> Program:
-    """Drop the inputs that nobody reads."""
-    inputs = program.graph.inputs
-    inputs[:] = [value for value in inputs if value.uses() or value.is_graph_output()]
-    return program
-
-
-def use_averages(program: Program, averages: Mapping[str, str]) -> None:
-    """Let a program read the averages of parameters, by the parameter's name, instead of the parameters."""
-    taken: dict[str, Entry] = {}
-    for value in program.graph.inputs:
-        name = str(value.name)
-        if name in averages and program.inputs[name]["role"] == "state":
-            value.name = averages[name]
-            taken[averages[name]] = {"role": "state"}
-    program.inputs = {**program.inputs, **taken}
 
 
 def require_monitor(loaded: Loaded, testing: Network) -> None:

@@ -120,9 +120,10 @@ def _outside(placed: Sequence[Placed], name: str) -> float:
 def _most(net: Context, parts: Sequence[Part]) -> ir.Value:
     """Return the labels with the largest share, the first of equal ones."""
     labels, share = parts[0].labels, parts[0].share
-    for part in parts[1:]:
-        labels = net.g.Where(net.g.GreaterOrEqual(share, part.share), labels, part.labels)
-        share = net.g.Max(share, part.share)
+    with net.g.origin(Origin("augment/labels", "preprocess")):
+        for part in parts[1:]:
+            labels = net.g.Where(net.g.GreaterOrEqual(share, part.share), labels, part.labels)
+            share = net.g.Max(share, part.share)
     return labels
 
 

@@ -58,7 +58,9 @@ def append_statistics(network: Network, step: Step) -> dict[str, dict[str, Any]]
                 give(layer, name, _of_parameter(g, net.inputs[name], step.gradients[name], net.updates[name]))
             for top, y in _tops(network, layer):
                 if y in step.cotangents:
-                    give(layer, top, {"mean_abs_gradient": _mean_abs(g, step.cotangents[y])})
+                    size = _mean_abs(g, step.cotangents[y])
+                    given = size if step.loss_scale is None else g.Div(size, step.loss_scale)
+                    give(layer, top, {"mean_abs_gradient": given})
     for layer in reversed(layers):
         with g.origin(Origin(layer.name, "monitor")):
             for top, y in _tops(network, layer):
@@ -74,7 +76,7 @@ def append_statistics(network: Network, step: Step) -> dict[str, dict[str, Any]]
 def _tops(network: Network, layer: Layer) -> list[tuple[str, ir.Value]]:
     """Return the tops of a layer that are numbers: losses and metrics have none, and labels may pass a layer."""
     found = [(top, network.tops[top]) for top in layer.tops if top in network.tops]
-    return [(top, y) for top, y in found if y.dtype == network.net.g.dtype]
+    return [(top, y) for top, y in found if y.dtype is not None and y.dtype.is_floating_point()]
 
 
 def _of_parameter(g: GraphBuilder, w: ir.Value, dw: ir.Value, new: ir.Value) -> dict[str, ir.Value]:
@@ -96,7 +98,7 @@ def _of_activation(g: GraphBuilder, y: ir.Value, may_be_dead: bool) -> dict[str,
 
 
 def _mean_abs(g: GraphBuilder, x: ir.Value) -> ir.Value:
-    return _mean(g, g.Abs(x))
+    return _mean(g, g.Abs(x if x.dtype == g.dtype else g.Cast(x, to=g.dtype)))
 
 
 def _mean(g: GraphBuilder, x: ir.Value) -> ir.Value:

@@ -12,7 +12,9 @@ from netc.spec.load import Loaded, Path
 from netc.spec.model import NetSpec, TrainingPhase
 
 # What holds for the whole run.
-WHOLE_RUN = frozenset({"max_epochs", "max_iter", "random_seed", "population_batches", "iter_size", "weight_average"})
+WHOLE_RUN = frozenset(
+    {"max_epochs", "max_iter", "random_seed", "population_batches", "iter_size", "weight_average", "precision"}
+)
 _SOLVER: TypeAdapter[Solver] = TypeAdapter(AnySolver)
 
 

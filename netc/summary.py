@@ -35,7 +35,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Summary:
-    """All layers of a network in order, and their totals; `step_memory` only where the training program was built."""
+    """All layers of a network in order, and their totals; `step_memory` only where the training program was built.
+
+    `precision` is what a training step computes in, `float32` or `mixed`.
+    """
 
     name: str
     rows: list[Row]
@@ -44,6 +47,7 @@ class Summary:
     activation_bytes: int
     batch_size: int
     warnings: list[str]
+    precision: str = "float32"
     step_memory: StepMemory | None = None
 
     def as_dict(self) -> dict[str, object]:
@@ -78,7 +82,8 @@ class Summary:
         if not console.is_terminal:  # a file or a pipe has no width that lines must keep
             console = Console(width=Measurement.get(console, console.options.update(max_width=1000), table).maximum)
         console.print(table)
-        print(f"{self.name}: {len(shown)} layers, {self.parameters:,} parameters")
+        precision = "" if self.precision == "float32" else f", {self.precision} precision"
+        print(f"{self.name}: {len(shown)} layers, {self.parameters:,} parameters{precision}")
         if self.step_memory is not None:
             memory = self.step_memory
             parts = f"{_bytes(memory.working)} working, {_bytes(memory.state)} state, {_bytes(memory.batch)} batch"
@@ -123,6 +128,7 @@ def summarize(spec: NetSpec, network: Network, state: Iterable[StateTensor]) -> 
         sum(row.activation_bytes for row in rows),
         batch,
         [str(warning) for warning in network.warnings],
+        spec.solver.precision,
     )
 
 

@@ -15,7 +15,7 @@ from netc.layers.base import Layer, Loss, Metric, Phase, Side
 from netc.spec.load import Loaded, Path, Unknown
 
 # Names of tensors that programs have beside the layers' own.
-RESERVED = {"step", "seed", "max_steps", "phase_start", "draw", "total", "lr"}
+RESERVED = {"step", "seed", "max_steps", "phase_start", "draw", "total", "lr", "loss_scale"}
 
 
 @dataclass(frozen=True)

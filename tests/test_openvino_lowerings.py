@@ -1,5 +1,7 @@
 """The lowerings for OpenVINO fire where they should, and compute what they replace in any runtime."""
 
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
@@ -32,12 +34,12 @@ def groups(forward: Forward, x: tuple[int, ...], w: tuple[int, ...]) -> set[int]
 @pytest.mark.parametrize(
     ("forward", "x", "w"),
     [
-        (conv(), (4, 4, 8, 7), (5, 4, 3, 2)),
-        (conv(pads=[1, 2, 1, 2]), (2, 3, 6, 6), (4, 3, 3, 5)),
-        (conv(pads=[0, 1, 2, 0]), (6, 3, 6, 6), (4, 3, 3, 3)),
-        (conv(strides=[2, 2], pads=[1, 1, 1, 1]), (2, 4, 8, 8), (3, 4, 3, 3)),
-        (conv(strides=[3, 2]), (4, 4, 9, 8), (3, 4, 2, 3)),
-        (conv(strides=[2, 2]), (2, 4, 8, 8), (3, 4, 1, 1)),
+        (conv(), (32, 4, 8, 7), (32, 4, 3, 2)),
+        (conv(pads=[1, 2, 1, 2]), (32, 3, 6, 6), (32, 3, 3, 5)),
+        (conv(pads=[0, 1, 2, 0]), (32, 3, 6, 6), (32, 3, 3, 3)),
+        (conv(strides=[2, 2], pads=[1, 1, 1, 1]), (32, 4, 8, 8), (32, 4, 3, 3)),
+        (conv(strides=[3, 2]), (32, 4, 9, 8), (32, 4, 2, 3)),
+        (conv(), (32, 1, 5, 5), (32, 1, 2, 2)),
     ],
 )
 def test_the_grouped_weight_gradient_is_equal_to_rounding(
@@ -50,11 +52,41 @@ def test_the_grouped_weight_gradient_is_equal_to_rounding(
         assert error(fast[output], value) < 1e-5, output
 
 
+WIDE = 32
+
+
+@pytest.mark.parametrize(
+    ("forward", "x", "w"),
+    [
+        (conv(pads=[1, 2, 1, 2]), (2, WIDE, 6, 6), (WIDE, WIDE, 3, 5)),
+        (conv(pads=[0, 1, 2, 0]), (3, WIDE, 6, 6), (WIDE + 1, WIDE, 3, 3)),
+        (conv(strides=[3, 2], pads=[1, 1, 1, 1]), (2, WIDE + 1, 9, 8), (WIDE, WIDE + 1, 3, 3)),
+        (conv(dilations=[2, 1], pads=[2, 0, 2, 0]), (2, WIDE, 7, 7), (WIDE, WIDE, 3, 2)),
+        (conv(), (2, 3, 5, 4), (4, 3, 1, 1)),
+        (conv(strides=[2, 2]), (2, 3, 5, 4), (4, 3, 1, 1)),
+    ],
+)
+def test_the_weight_gradient_by_taps_is_equal_to_rounding(
+    forward: Forward, x: tuple[int, ...], w: tuple[int, ...]
+) -> None:
+    nodes = list(optimize_step(step(forward, x, w), Platform("openvino")))
+    assert sum(node.op_type == "MatMul" for node in nodes) == w[2] * w[3]
+    plain, fast = both(forward, np.random.default_rng(SEED).standard_normal(x), w)
+    for output, value in plain.items():
+        # 1e-5: the same few hundred products, summed in float32 in another order.
+        assert error(fast[output], value) < 1e-5, output
+
+
+def test_few_channels_and_large_kernels_are_no_products_by_taps() -> None:
+    for x, w in (((2, WIDE - 1, 6, 6), (WIDE, WIDE - 1, 3, 3)), ((2, WIDE, 8, 8), (WIDE, WIDE, 6, 6))):
+        nodes = optimize_step(step(conv(), x, w), Platform("openvino"))
+        assert "MatMul" not in {node.op_type for node in nodes}
+
+
 @pytest.mark.parametrize(
     ("reason", "forward", "x", "w"),
     [
-        ("an odd batch", conv(), (3, 4, 5, 5), (3, 4, 2, 2)),
-        ("one channel", conv(), (2, 1, 5, 5), (3, 1, 2, 2)),
+        ("a batch that does not split into sixteens", conv(), (48, 4, 5, 5), (3, 4, 2, 2)),
         ("dilated", conv(dilations=[2, 2]), (2, 4, 7, 7), (3, 4, 2, 2)),
         ("one dimension", conv(), (2, 4, 7), (3, 4, 2)),
     ],
@@ -92,6 +124,58 @@ def test_the_gradient_of_overlapping_windows_needs_no_indices(name: str, kind: s
 def test_pooling_that_keeps_its_indices() -> None:
     assert "ScatterElements" in operators({"kernel_shape": [2, 2], "dilations": [2, 2]}, (2, 3, 6, 6))
     assert "ScatterElements" in operators({"kernel_shape": [2]}, (2, 3, 6))
+
+
+def average(**attributes: object) -> Forward:
+    return lambda g, x, w: g.AveragePool(g.Mul(x, w), **attributes)
+
+
+def operators_of_average(size: tuple[int, int], **attributes: object) -> list[str]:
+    graph = optimize_step(step(average(**attributes), (3, 2, *size), (1,)), Platform("openvino"))
+    return [node.op_type for node in graph]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "strides", "size"),
+    [((2, 2), (2, 2), (6, 8)), ((1, 1), (2, 2), (6, 8)), ((2, 1), (3, 2), (9, 4)), ((3, 3), (3, 3), (3, 3))],
+)
+def test_the_gradient_of_windows_apart_is_upsampling(
+    kernel: tuple[int, int], strides: tuple[int, int], size: tuple[int, int]
+) -> None:
+    attributes = {"kernel_shape": kernel, "strides": strides}
+    assert "ConvTranspose" not in operators_of_average(size, **attributes)
+    x = np.random.default_rng(SEED).standard_normal((3, 2, *size)).astype(np.float32)
+    plain, fast = both(average(**attributes), x, (1,))
+    np.testing.assert_array_equal(fast["dx"], plain["dx"])  # each is one product
+
+
+@pytest.mark.parametrize(
+    ("reason", "size", "attributes"),
+    [
+        ("overlapping", (7, 7), {"kernel_shape": [3, 3], "strides": [2, 2]}),
+        ("padded", (6, 6), {"kernel_shape": [2, 2], "strides": [2, 2], "pads": [1, 1, 1, 1]}),
+        ("rows that no window reaches", (7, 6), {"kernel_shape": [2, 2], "strides": [2, 2]}),
+    ],
+)
+def test_the_upsampling_declines(reason: str, size: tuple[int, int], attributes: dict[str, list[int]]) -> None:
+    assert "ConvTranspose" in operators_of_average(size, **attributes), reason
+
+
+def test_the_variance_is_a_norm() -> None:
+    """The mean is three deviations away, which a difference of means of squares would lose digits to."""
+    shape = (4, 3, 5, 5)
+    x = np.random.default_rng(SEED).normal(3, 1, shape).astype(np.float32)
+
+    def normalised(g: GraphBuilder, x: ir.Value, w: ir.Value) -> ir.Value:
+        zero, one = g.constant(np.zeros(3, np.float32)), g.constant(np.ones(3, np.float32))
+        options: dict[str, Any] = {"training_mode": 1, "momentum": 0.0}
+        y = g.ops("BatchNormalization", x, w, zero, zero, one, num_outputs=3, **options)[0]
+        return g.Mul(y, x)  # a sum of squares of y alone would not depend on x
+
+    assert "ReduceL2" in {n.op_type for n in optimize_step(step(normalised, shape, (3,)), Platform("openvino"))}
+    plain, fast = both(normalised, x, (3,))
+    for output, value in plain.items():
+        assert error(fast[output], value) < 1e-5, output
 
 
 def operators(attributes: dict[str, list[int]], x: tuple[int, ...]) -> set[str]:

@@ -61,6 +61,16 @@ def test_the_ends_of_blocks_are_not_shown(capsys: pytest.CaptureFixture[str]) ->
     assert "40,551,040" in lines[-2], "numbers are never cut"
 
 
+def test_mixed_precision_halves_what_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    artifact = compiled("lenet", "solver.precision=mixed")
+    summary = summarize(artifact.spec, artifact.network, artifact.state)
+    rows = {row.name: row for row in summary.rows}
+    assert rows["conv1"].activation_bytes == 64 * 20 * 24 * 24 * 2
+    summary.print()
+    assert capsys.readouterr().out.splitlines()[-1] == "lenet: 9 layers, 431,080 parameters, mixed precision"
+    assert summary.as_dict()["precision"] == "mixed"
+
+
 def test_sides_are_marked(capsys: pytest.CaptureFixture[str]) -> None:
     artifact = compiled("lenet_dsn")
     summary = summarize(artifact.spec, artifact.network, artifact.state)

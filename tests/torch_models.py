@@ -84,8 +84,8 @@ def densenet121() -> nn.Module:
     return nn.Sequential(OrderedDict(parts))
 
 
-def vgg16() -> nn.Module:
-    """Return configuration D (Simonyan & Zisserman, 2015, table 1), without dropout."""
+def vgg16(plane: int = 7) -> nn.Module:
+    """Return configuration D (Simonyan & Zisserman, 2015, table 1), without dropout; the last pool gives a plane."""
     parts: list[tuple[str, nn.Module]] = []
     inputs = 3
     for stage, (channels, depth) in enumerate(((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)), start=1):
@@ -95,7 +95,7 @@ def vgg16() -> nn.Module:
             inputs = channels
         parts.append((f"pool{stage}", nn.MaxPool2d(2)))
     parts.append(("flatten", nn.Flatten()))
-    parts += [("fc6", nn.Linear(512 * 7 * 7, 4096)), ("relu6", nn.ReLU())]
+    parts += [("fc6", nn.Linear(512 * plane * plane, 4096)), ("relu6", nn.ReLU())]
     parts += [("fc7", nn.Linear(4096, 4096)), ("relu7", nn.ReLU()), ("fc8", nn.Linear(4096, 1000))]
     return nn.Sequential(OrderedDict(parts))
 

@@ -16,9 +16,12 @@ from netc.graph import GraphBuilder, Site, shape_of
 
 
 def _channels(g: GraphBuilder, v: ir.Value, like: ir.Value) -> ir.Value:
-    """View a vector [C] as [C, 1, 1, ...], which broadcasts over the planes of `like`."""
+    """View a vector [C] as [1, C, 1, 1, ...], which broadcasts over the planes of `like`.
+
+    With as many axes as `like`, since OpenVINO keeps channels last in memory only then.
+    """
     rank = len(shape_of(like))
-    return g.Reshape(v, np.array([-1] + [1] * (rank - 2), np.int64)) if rank > 2 else v
+    return g.Reshape(v, np.array([1, -1] + [1] * (rank - 2), np.int64)) if rank > 2 else v
 
 
 def _sum(g: GraphBuilder, v: ir.Value) -> ir.Value:

@@ -12,7 +12,8 @@ from netc.graph import GraphBuilder, Site, shape_of
 def max_pool_dx(g: GraphBuilder, site: Site, dy: ir.Value) -> ir.Value:
     """Send dy to the first maximum of each window, adding where windows overlap.
 
-    The Indices of MaxPool count over the whole flattened input, which makes the gradient one scatter.
+    The Indices of MaxPool count over the whole flattened input, which makes the gradient one scatter. Float16 is added
+    up in float32: ONNX Runtime's CPU provider refuses a scatter that adds float16.
     """
     shape = [int(n) for n in shape_of(site.x[0])]
     _, indices = g.widen(site.node, 2)
@@ -23,6 +24,8 @@ def max_pool_dx(g: GraphBuilder, site: Site, dy: ir.Value) -> ir.Value:
     # Dilated windows interleave: what counts is how far one reaches.
     apart = all(d * (k - 1) < s for k, s, d in zip(kernel, strides, dilations, strict=True))
     flat = np.array([-1], np.int64)
+    narrow = dy.dtype == ir.DataType.FLOAT16 and not apart
+    dy = g.Cast(dy, to=ir.DataType.FLOAT) if narrow else dy
     zeros = g.ConstantOfShape(
         g.constant(np.array([math.prod(shape)], np.int64)),
         value=ir.tensor(np.zeros(1, (dy.dtype or g.dtype).numpy())),
@@ -31,6 +34,7 @@ def max_pool_dx(g: GraphBuilder, site: Site, dy: ir.Value) -> ir.Value:
     spread = g.ScatterElements(
         zeros, g.Reshape(indices, flat), g.Reshape(dy, flat), axis=0, reduction="none" if apart else "add"
     )
+    spread = g.Cast(spread, to=ir.DataType.FLOAT16) if narrow else spread
     return g.Reshape(spread, np.array(shape, np.int64))
 
 

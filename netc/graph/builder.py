@@ -104,6 +104,7 @@ class GraphBuilder:
         self._constants: dict[tuple[np.dtype, tuple[int, ...], bytes], ir.Value] = {}
         self._names: dict[str, int] = {}
         self._origin = Origin("netc")
+        self._next: ir.Node | None = None  # the node that new ones stand before; None: at the end
 
     # -- values ------------------------------------------------------------------------------------------
 
@@ -170,7 +171,10 @@ class GraphBuilder:
         for index, output in enumerate(node.outputs):
             output.name = node.name if index == 0 else f"{node.name}.{index}"
         self._infer(node)
-        self.graph.append(node)
+        if self._next is None:
+            self.graph.append(node)
+        else:
+            self.graph.insert_before(self._next, node)
         return node.outputs
 
     def __getattr__(self, op_type: str) -> Callable[..., ir.Value]:
@@ -188,6 +192,12 @@ class GraphBuilder:
             self._infer(node)
         return node.outputs
 
+    def feed(self, node: ir.Node, inputs: Sequence[ir.Value | None]) -> None:
+        """Let an existing node read other values; the types of its outputs follow."""
+        for index, x in enumerate(inputs):
+            node.replace_input_with(index, x)
+        self._infer(node)
+
     # -- context -----------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
@@ -198,6 +208,15 @@ class GraphBuilder:
             yield
         finally:
             self._origin = previous
+
+    @contextlib.contextmanager
+    def before(self, node: ir.Node) -> Iterator[None]:
+        """Within this context new nodes stand before `node`."""
+        previous, self._next = self._next, node
+        try:
+            yield
+        finally:
+            self._next = previous
 
     @contextlib.contextmanager
     def arithmetic(self) -> Iterator[None]:

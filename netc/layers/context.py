@@ -260,6 +260,14 @@ class Context:
         """Return the number of batches since the last update, int64 []; 0 where every batch makes one."""
         return self._declare(StateTensor("micro_batch", ir.DataType.INT64, (), "micro_batch", Constant()))
 
+    def loss_scale(self, first: float) -> ir.Value:
+        """Return the factor of the objective that keeps small gradients in float16, a scalar, `first` at first."""
+        return self._declare(StateTensor("loss_scale", self.g.dtype, (), "loss_scale", Constant(value=first)))
+
+    def counter(self, name: str) -> ir.Value:
+        """Declare a number that the solver counts by, int64 [], zero at first."""
+        return self._declare(StateTensor(name, ir.DataType.INT64, (), "optimizer", Constant()))
+
     def slot(self, parameter: StateTensor, slot: str) -> ir.Value:
         """Declare memory of the solver for a parameter, zero at first."""
         name = f"{parameter.name}/{slot}"

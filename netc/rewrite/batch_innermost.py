@@ -15,7 +15,8 @@ gradient of 2x2 max pooling gains most. Its windows are two pairs, of columns an
 
 Left before right and upper before lower is the tie rule of Indices, the first maximum in row order; a NaN in x sends dy
 to some element of its window. The transposed convolution holds the columns of the whole batch, ci * k * k * oh * ow * N
-numbers: where they leave the cache, it loses more than the rest gains.
+numbers: where they leave the cache, it loses more than the rest gains. Float16 stays as it is: the provider computes it
+in float32 and rounds between some operators alone, so that a maximum need not equal the element that it is.
 
 Each rule unpacks its result with a transpose, which the next rule sees through, so that those inside a region are dead.
 """
@@ -48,7 +49,7 @@ def begins(node: ir.Node) -> bool:
     samples, _, *plane = (int(d) for d in shape_of(site.y))
     columns = channels * math.prod(kernel) * math.prod(plane) * samples
     fits = samples >= FEWEST_SAMPLES and math.prod(kernel) > 1 and columns <= MOST_COLUMNS
-    return fits and _dense(site) and exchanged(site.x[0]) is None
+    return fits and _dense(site) and exchanged(site.x[0]) is None and site.y.dtype != ir.DataType.FLOAT16
 
 
 def convolution(g: GraphBuilder, site: Site, inputs: Inputs) -> Sequence[ir.Value] | None:

@@ -3,7 +3,9 @@
 CUDA and WebGPU refuse it. `expand` puts operators in its place that run everywhere, with two-pass statistics (the
 one-pass form E[x^2] - E[x]^2 loses 2e-4 in float32):
     mean = E[x]    c = x - mean    var = E[c^2]    y = scale * c / sqrt(var + eps) + bias
-The last formula is the operator in inference mode fed with the statistics of the batch: one fused pass.
+The last formula is the operator in inference mode fed with the statistics of the batch: one fused pass. OpenVINO gets
+`expand_with_norm`: with var = norm(c)^2 / m, for m averaged elements a channel, its reduction squares as it reads, and
+the squares are not written to memory.
 
 ONNX Runtime's CPU provider has the operator, and `keep` leaves it there: x is read twice and y written once, where the
 expansion writes c and its squares to memory too, which costs 3 to 4 times as much. With momentum 0 the running values
@@ -11,6 +13,7 @@ that go in do not count. That kernel writes the new running values into the memo
 reads those: each node needs a pair of its own. 0 * scale and 0 * bias are one for each layer.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -47,11 +50,29 @@ def expand(g: GraphBuilder, site: Site, inputs: Inputs) -> Sequence[ir.Value] | 
         return None
     _require_batch_statistics(site)
     x, scale, bias = (value for value in inputs[:3] if value is not None)
+    mean, centred, axes = _centre(g, x)
+    var = g.ReduceMean(centred * centred, axes, keepdims=0)
+    return g.BatchNormalization(x, scale, bias, mean, var, epsilon=site.attribute("epsilon")), mean, var
+
+
+def expand_with_norm(g: GraphBuilder, site: Site, inputs: Inputs) -> Sequence[ir.Value] | None:
+    """Replace a node in training mode, the variance by the Euclidean norm; keep one in inference mode."""
+    if not site.attribute("training_mode"):
+        return None
+    _require_batch_statistics(site)
+    x, scale, bias = (value for value in inputs[:3] if value is not None)
+    mean, centred, axes = _centre(g, x)
+    norm = g.ReduceL2(centred, axes, keepdims=0)
+    shape = [int(n) for n in shape_of(x)]
+    var = norm * norm / float(math.prod(shape) // shape[1])
+    return g.BatchNormalization(x, scale, bias, mean, var, epsilon=site.attribute("epsilon")), mean, var
+
+
+def _centre(g: GraphBuilder, x: ir.Value) -> tuple[ir.Value, ir.Value, np.ndarray]:
+    """Return the mean of each channel [C], what is left of x without it, and the axes that are averaged."""
     rank = len(shape_of(x))
     axes = np.array([0, *range(2, rank)], np.int64)
     mean = g.ReduceMean(x, axes, keepdims=0)
-    planes = np.array([-1] + [1] * (rank - 2), np.int64)
-    centred = x - (g.Reshape(mean, planes) if rank > 2 else mean)
-    var = g.ReduceMean(centred * centred, axes, keepdims=0)
-    y = g.BatchNormalization(x, scale, bias, mean, var, epsilon=site.attribute("epsilon"))
-    return y, mean, var
+    # With as many axes as x: OpenVINO keeps channels last in memory only then.
+    planes = np.array([1, -1] + [1] * (rank - 2), np.int64)
+    return mean, x - (g.Reshape(mean, planes) if rank > 2 else mean), axes

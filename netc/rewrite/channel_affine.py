@@ -36,11 +36,11 @@ def _producer(value: ir.Value | None) -> ir.Node | None:
 
 
 def _vector(value: ir.Value | None, x: ir.Value | None) -> ir.Value | None:
-    """Return the vector [C] that `value` [C, 1, ...] views for the channels of x [N, C, ...]."""
+    """Return the vector [C] that `value` [1, C, 1, ...] views for the channels of x [N, C, ...]."""
     node = _producer(value)
     if node is None or value is None or x is None or node.op_type != "Reshape" or node.inputs[0] is None:
         return None
     channels, rank = shape_of(x)[1], len(shape_of(x))
-    if shape_of(node.inputs[0]) != [channels] or shape_of(value) != [channels] + [1] * (rank - 2):
+    if shape_of(node.inputs[0]) != [channels] or shape_of(value) != [1, channels] + [1] * (rank - 2):
         return None
     return node.inputs[0]

@@ -11,7 +11,7 @@ n/q samples each: one grouped convolution, whose groups are independent, and a s
 
 Both operands come out of transposes from channels-last, which cost nothing in OpenVINO: its activations lie that way.
 The number of groups is fixed, because a compiled step does not know the threads that will run it: one for each of
-two. It needs a dilation of 1 in the forward pass and gains nothing with a single channel.
+two. It needs a dilation of 1 in the forward pass. A single channel has nothing to interleave, but gains the transposes.
 """
 
 from collections.abc import Sequence
@@ -21,9 +21,10 @@ import onnx_ir as ir
 
 from netc.graph import GraphBuilder, Site, shape_of
 from netc.rewrite.replay import Inputs
-from netc.rewrite.weight_gradient import FEWEST_CHANNELS, exchanged
+from netc.rewrite.weight_gradient import exchanged
 
 GROUPS = 2
+FEWEST_SAMPLES = 16  # of a group, which the kernel for AVX-512 takes at once
 
 
 def group(g: GraphBuilder, site: Site, inputs: Inputs) -> Sequence[ir.Value] | None:
@@ -35,19 +36,18 @@ def group(g: GraphBuilder, site: Site, inputs: Inputs) -> Sequence[ir.Value] | N
         return None
     n, ci, height, width = (int(d) for d in shape_of(x))
     _, co, out_height, out_width = (int(d) for d in shape_of(dy))
-    if ci < FEWEST_CHANNELS or n % GROUPS:
-        return None
+    groups = GROUPS if n % (GROUPS * FEWEST_SAMPLES) == 0 else 1
     rows = g.Reshape(g.Transpose(x, perm=[0, 2, 3, 1]), np.array([1, n, height, width * ci], np.int64))
     last = g.Transpose(dy, perm=[0, 2, 3, 1])
-    split = g.Reshape(last, np.array([GROUPS, n // GROUPS, out_height * out_width, co], np.int64))
+    split = g.Reshape(last, np.array([groups, n // groups, out_height * out_width, co], np.int64))
     kernels = g.Reshape(
-        g.Transpose(split, perm=[0, 3, 1, 2]), np.array([GROUPS * co, n // GROUPS, out_height, out_width], np.int64)
+        g.Transpose(split, perm=[0, 3, 1, 2]), np.array([groups * co, n // groups, out_height, out_width], np.int64)
     )
     top, left, bottom, right = site.attribute("pads") or [0] * 4
     down, across = site.attribute("dilations") or [1, 1]
     pads = [top, left * ci, bottom, right * ci]
-    r = g.Conv(rows, kernels, pads=pads, dilations=[down, across * ci], group=GROUPS)
+    r = g.Conv(rows, kernels, pads=pads, dilations=[down, across * ci], group=groups)
     taps_down, taps_across = (int(d) for d in shape_of(site.y)[2:])
-    parts = g.Reshape(r, np.array([GROUPS, co, taps_down, taps_across, ci], np.int64))
+    parts = g.Reshape(r, np.array([groups, co, taps_down, taps_across, ci], np.int64))
     dw = g.ReduceSum(parts, np.array([0], np.int64), keepdims=0)
     return (g.Transpose(dw, perm=[3, 0, 1, 2]),)

@@ -8,6 +8,8 @@ maximum can be marked in place, with up(t) nearest upsampling by 2 and rank the 
 e is the rank of each maximum in its window, so its own maximum is the first of them in row order: the tie rule of
 Indices. Reason: a MaxPool with Indices and a scatter run on one thread in ONNX Runtime's CPU provider and have no
 kernel in WebGPU; equalities and upsampling stream. A NaN in x sends dy nowhere in its window, not to one element.
+Float16 is pooled once more in float32: what ONNX Runtime's CPU provider makes of it is rounded between some operators
+alone, so that a maximum need not equal the element that it is.
 """
 
 from collections.abc import Sequence
@@ -29,11 +31,12 @@ def without_indices(g: GraphBuilder, site: Site, inputs: Inputs) -> Sequence[ir.
     x, y = Site(pool).x[0], pool.outputs[0]
     if not tiled(Site(pool)) or shape_of(spread) != shape_of(y):
         return None
+    x, y = comparable(g, pool)
     height, width = (int(n) for n in shape_of(x)[2:])
     rank = np.tile(RANK, (height // 2, width // 2)).astype((x.dtype or g.dtype).numpy())
     e = g.Cast(g.Equal(x, _up(g, y)), to=x.dtype) * g.constant(rank)
     first = g.MaxPool(e, kernel_shape=[2, 2], strides=[2, 2])
-    dx = g.Cast(g.Equal(e, _up(g, first)), to=x.dtype) * _up(g, spread)
+    dx = g.Cast(g.Equal(e, _up(g, first)), to=spread.dtype) * _up(g, spread)
     return (g.Reshape(dx, np.array([-1], np.int64)),)
 
 
@@ -44,6 +47,15 @@ def scattered_by(inputs: Inputs) -> tuple[ir.Node | None, ir.Value | None]:
     if pool is None or pool.op_type != "MaxPool" or indices is not pool.outputs[1]:
         return None, None
     return pool, spread
+
+
+def comparable(g: GraphBuilder, pool: ir.Node) -> tuple[ir.Value, ir.Value]:
+    """Return input and output of a MaxPool, in a type in which a maximum equals the element that it is."""
+    x, y = Site(pool).x[0], pool.outputs[0]
+    if x.dtype != ir.DataType.FLOAT16:
+        return x, y
+    wide = g.Cast(x, to=ir.DataType.FLOAT)
+    return wide, g.MaxPool(wide, **Site(pool).attributes())
 
 
 def tiled(site: Site) -> bool:

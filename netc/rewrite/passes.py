@@ -12,6 +12,7 @@ from netc.graph import Site
 from netc.graph.builder import OPSET
 from netc.graph.verify import VerificationError, verify
 from netc.rewrite import (
+    average_pool_gradient,
     batch_innermost,
     batch_normalization,
     channel_affine,
@@ -22,6 +23,7 @@ from netc.rewrite import (
     matrix_weight_gradient,
     max_pool_gradient,
     overlapping_pool_gradient,
+    shifted_weight_gradient,
     signed_bits,
     weight_gradient,
 )
@@ -35,7 +37,7 @@ Target = Literal["cpu", "cuda", "web", "openvino"]
 NEEDED: dict[Target, Rules] = {
     "cpu": {"BatchNormalization": (batch_normalization.keep, batch_normalization.expand)},
     "cuda": {"BatchNormalization": (batch_normalization.expand,), "Identity": (constant_output.compute,)},
-    "openvino": {"BatchNormalization": (batch_normalization.expand,), **signed_bits.RULES},
+    "openvino": {"BatchNormalization": (batch_normalization.expand_with_norm,), **signed_bits.RULES},
     "web": {"BatchNormalization": (batch_normalization.expand,)},
 }
 # Lowerings by engine, applied after that; each module gives its reason.
@@ -52,7 +54,8 @@ RULES: dict[Target, dict[str, Sequence[ReplayRule]]] = {
         "ReduceSum": (channel_reduction.in_two_steps,),
     },
     "openvino": {
-        "Conv": (grouped_weight_gradient.group, weight_gradient.interleave),
+        "Conv": (shifted_weight_gradient.multiply, grouped_weight_gradient.group, weight_gradient.interleave),
+        "Reshape": (average_pool_gradient.upsample,),
         "ScatterElements": (max_pool_gradient.without_indices, overlapping_pool_gradient.without_indices),
     },
     "web": {"ScatterElements": (max_pool_gradient.without_indices,)},

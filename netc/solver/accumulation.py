@@ -16,23 +16,23 @@ class Accumulation:
 
     def __init__(self, net: Context, size: int) -> None:
         self._net, self._size = net, size
-        self._last: ir.Value | None = None
+        self.last: ir.Value | None = None  # whether the update happens in this run, bool []; None: in every run
         if size > 1:
             g, done = net.g, net.micro_batch()
             with g.origin(Origin("solver", "update")), g.arithmetic():
-                self._last = g.Equal(done, g.constant(np.array(size - 1, np.int64)))
-                net.updates[str(done.name)] = g.Where(self._last, g.constant(np.array(0, np.int64)), done + 1)
+                self.last = g.Equal(done, g.constant(np.array(size - 1, np.int64)))
+                net.updates[str(done.name)] = g.Where(self.last, g.constant(np.array(0, np.int64)), done + 1)
 
     def mean(self, tensor: StateTensor, dw: ir.Value) -> ir.Value:
         """Return the mean gradient of the batches so far: in the last of them, that of the update."""
-        if self._last is None:
+        if self.last is None:
             return dw
         g, name = self._net.g, f"{tensor.name}/accumulated"
         with g.origin(Origin(tensor.layer, "update")), g.arithmetic():
             total = self._net.slot(tensor, "accumulated") + dw
-            self._net.updates[name] = g.Where(self._last, self._net.zero(), total)
+            self._net.updates[name] = g.Where(self.last, self._net.zero(), total)
             return total / float(self._size)
 
     def select(self, new: ir.Value, old: ir.Value) -> ir.Value:
         """Return `new` where the update happens, else `old`."""
-        return new if self._last is None else self._net.g.Where(self._last, new, old)
+        return new if self.last is None else self._net.g.Where(self.last, new, old)

@@ -29,6 +29,12 @@ class Solver(Declared):
     with a fraction of its memory. The result is the same to rounding where every loss divides by the number of samples.
     It is not where a batch is more than its samples: BatchNorm normalizes each batch by its own statistics, a loss that
     ignores labels divides by those that are left in each batch, and a side's threshold holds for each batch.
+
+    With `precision: mixed` convolutions, matrix products and what stands between them are computed in float16 while
+    training, and parameters, the solver's memory, statistics, losses and sums over many elements stay float32. The loss
+    is scaled by a power of two, 65536 at first, so that small gradients do not vanish. The scale halves when a gradient
+    overflows, whose update is left out, and doubles after 2000 updates in a row without that. Evaluation and the
+    exported model compute in float32. It is meant for GPUs; a CPU is no faster by it.
     """
 
     type: str
@@ -50,6 +56,8 @@ class Solver(Declared):
     """L2 norm that the gradients of all parameters together do not exceed; without it, none is scaled."""
     iter_size: int = Field(1, gt=0, le=1_000_000)
     """Batches whose gradients make one update."""
+    precision: Literal["float32", "mixed"] = "float32"
+    """What a training step computes in; mixed: partly in float16, with a scaled loss."""
     weight_average: Fraction | None = None
     """Share that an update keeps of running averages of the weights; evaluation and export then use the averages."""
     max_epochs: int | None = Field(None, gt=0)

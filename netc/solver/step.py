@@ -11,6 +11,7 @@ from netc.grad.table import VJP
 from netc.graph import GraphBuilder, Origin
 from netc.layers.context import Context, StateTensor
 from netc.solver.accumulation import Accumulation
+from netc.solver.loss_scale import LossScale
 from netc.solver.policies import DOUBLE, Clock
 from netc.solver.rules import Solver
 
@@ -28,11 +29,13 @@ class Step:
         gradients: by name of the parameter, the mean gradient of the batches of the update, not clipped yet.
         cotangents: gradients of this batch's objective by the values that it was computed from, as far as the
             gradients of parameters need them.
+        loss_scale: what `cotangents` are multiplied by, a scalar; None: nothing.
     """
 
     rate: ir.Value
     gradients: Mapping[str, ir.Value]
     cotangents: Mapping[ir.Value, ir.Value]
+    loss_scale: ir.Value | None = None
 
 
 def append_update(net: Context, solver: Solver, objective: ir.Value) -> Step:
@@ -47,26 +50,44 @@ def append_update(net: Context, solver: Solver, objective: ir.Value) -> Step:
     """
     g, it = net.g, net.iteration()
     learned = [t for t in net.state.values() if t.role == "parameter" and t.lr_mult > 0]
-    cotangents = cotangents_of(g, VJP, objective, [net.inputs[t.name] for t in learned])
+    scaling = LossScale(net) if solver.precision == "mixed" else None
+    scaled = objective if scaling is None else scaling.scaled(objective)
+    cotangents = cotangents_of(g, VJP, scaled, [net.inputs[t.name] for t in learned])
     accumulation = Accumulation(net, solver.iter_size)
     with g.origin(Origin("solver", "update")), g.arithmetic():
         rate = solver.lr_policy.rate(Clock(g, it, net.planned_updates, net.lr_scale), solver.base_lr)
         net.updates["step"] = accumulation.select(net.step() + 1, net.step())
     found = [(tensor, cotangents.get(net.inputs[tensor.name])) for tensor in learned]
-    means = [(tensor, accumulation.mean(tensor, dw)) for tensor, dw in found if dw is not None]
+    gradients = [(tensor, dw) for tensor, dw in found if dw is not None]
+    if scaling is not None:
+        gradients = [(tensor, scaling.unscaled(dw, tensor.layer)) for tensor, dw in gradients]
+    means = [(tensor, accumulation.mean(tensor, dw)) for tensor, dw in gradients]
+    taken = accumulation.last
+    if scaling is not None and means:
+        applied, after = scaling.judge([dw for _, dw in means])
+        it = scaling.applied_before(it)
+        with g.origin(Origin("solver", "update")):
+            taken = applied if taken is None else g.And(taken, applied)
+            for name, value in after.items():
+                net.updates[name] = accumulation.select(value, net.inputs[name])
+
+    def select(new: ir.Value, old: ir.Value) -> ir.Value:
+        return new if taken is None else g.Where(taken, new, old)
+
     for tensor, dw in _clipped(g, solver, means):
         w = net.inputs[tensor.name]
         with g.origin(Origin(tensor.layer, "update")), g.arithmetic():
             slots = [net.slot(tensor, slot) for slot in solver.slots]
             new, new_slots = _updated(g, solver, tensor, w, dw, rate, it, slots)
-            net.updates[tensor.name] = accumulation.select(new, w)
+            net.updates[tensor.name] = select(new, w)
             for slot, old, value in zip(solver.slots, slots, new_slots, strict=True):
-                net.updates[f"{tensor.name}/{slot}"] = accumulation.select(value, old)
+                net.updates[f"{tensor.name}/{slot}"] = select(value, old)
             if solver.weight_average is not None:
                 average = net.average_of(tensor)
                 kept = _kept_share(g, solver.weight_average, it)
-                net.updates[str(average.name)] = accumulation.select(average * kept + new * (1.0 - kept), average)
-    return Step(rate, {tensor.name: dw for tensor, dw in means}, cotangents)
+                net.updates[str(average.name)] = select(average * kept + new * (1.0 - kept), average)
+    scale = None if scaling is None else scaling.value
+    return Step(rate, {tensor.name: dw for tensor, dw in means}, cotangents, scale)
 
 
 def _clipped(

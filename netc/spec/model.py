@@ -25,7 +25,13 @@ from netc.solver.rules import AnySolver
 from netc.spec.run import Run
 
 # What a resume may change, beside the section `run`: it does not alter the step function.
-RUN_KEYS = (("data", "path"), ("data", "test_views"), ("solver", "max_epochs"), ("solver", "max_iter"))
+RUN_KEYS = (
+    ("data", "path"),
+    ("data", "resident"),
+    ("data", "test_views"),
+    ("solver", "max_epochs"),
+    ("solver", "max_iter"),
+)
 
 VERSION = 1
 COMPUTED = "computed"  # in the place of statistics of the data: the host computes them from the training split
@@ -121,6 +127,8 @@ class Data(Declared):
     """What happens to each training batch, in order."""
     test_views: list[View] = Field([], max_length=16)
     """Views of a sample whose predictions `--tta` averages: `[identity, horizontal_flip]`."""
+    resident: bool | None = None
+    """Whether training data stay on the device, where each step gathers its batch; by default on CUDA, if they fit."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

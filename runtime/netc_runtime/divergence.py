@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Sequence
 
+from netc_runtime.data.mapped import Indices
 from netc_runtime.diagnose import origin_of_divergence
 from netc_runtime.errors import DriverError
-from netc_runtime.updates import Indices, Updates, not_finite
+from netc_runtime.updates import Updates, not_finite
 
 _SHOWN = 5  # names of bad values in one sentence
 

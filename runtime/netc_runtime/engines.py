@@ -80,5 +80,14 @@ def require_engine(device: Device) -> None:
         import_onnxruntime()
 
 
+def offers_cuda(host: Host) -> bool:
+    """Return whether programs run on CUDA if it can be started; raises DriverError (3) without the host's engine."""
+    if _runs_on_openvino(host.device):
+        return False
+    from netc_runtime.onnxruntime_program import import_onnxruntime, offers_cuda
+
+    return offers_cuda(import_onnxruntime(), host)
+
+
 def _runs_on_openvino(device: Device) -> bool:
     return device == "openvino" or (device == "auto" and cpu_device() == "openvino")

@@ -14,6 +14,7 @@ class Started:
     """The plan of a session.
 
     `step` is where it begins: 0, or the step it resumes from. `init_from` says what was loaded before the first step.
+    `precision` is what a training step computes in, `float32` or `mixed`.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Started:
     step: int
     metrics: tuple[Metric, ...]
     init_from: InitReport | None = None
+    precision: str = "float32"
 
 
 @dataclass(frozen=True)

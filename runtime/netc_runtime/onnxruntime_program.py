@@ -42,8 +42,8 @@ def import_onnxruntime() -> ModuleType:
 class OnnxRuntimeBuffer(Buffer):
     """A buffer of ONNX Runtime: on the CPU its value aliases `host`, so that writing there is all that is needed."""
 
-    def __init__(self, ort: ModuleType, spec: TensorSpec, device: str) -> None:
-        super().__init__(spec)
+    def __init__(self, ort: ModuleType, spec: TensorSpec, device: str, host: Array | None = None) -> None:
+        super().__init__(spec, host)
         self.value = ort.OrtValue.ortvalue_from_numpy(self.host, device, 0)
         self._aliased = device == "cpu"
 
@@ -141,7 +141,7 @@ class OnnxRuntimeProgram(Program):
         super().__init__(path)
         self.ort = import_onnxruntime()
         self.engine = f"ONNX Runtime {self.ort.__version__}"
-        offered = _offers_cuda(self.ort, host)
+        offered = offers_cuda(self.ort, host)
         self._load = partial(_load, self.ort, content, host, trace)
         self._session: Any = None
         captured, refusal = offered and steady and host.cuda.graph and trace is None, ""
@@ -199,6 +199,11 @@ class OnnxRuntimeProgram(Program):
     def buffer(self, spec: TensorSpec) -> OnnxRuntimeBuffer:
         """Return a new buffer on the device."""
         return OnnxRuntimeBuffer(self.ort, spec, self.device)
+
+    def constant(self, spec: TensorSpec, array: Array) -> OnnxRuntimeBuffer:
+        """Return a buffer that holds `array`, on the CPU in its own memory."""
+        with self.failures("failed"):
+            return OnnxRuntimeBuffer(self.ort, spec, self.device, array)
 
     def bundle(self, specs: Sequence[TensorSpec]) -> Bundle:
         """Return new buffers on the device that one copy fills, or brings to the host."""
@@ -343,7 +348,7 @@ def _ort_exceptions(ort: ModuleType) -> tuple[type[Exception], ...]:
     )
 
 
-def _offers_cuda(ort: ModuleType, host: Host) -> bool:
+def offers_cuda(ort: ModuleType, host: Host) -> bool:
     """Return whether to ask for CUDA."""
     may = host.device == "cuda" or (host.device == "auto" and host.not_cuda is None)
     return may and _CUDA in ort.get_available_providers()

@@ -40,8 +40,8 @@ def import_openvino() -> ModuleType:
 class OpenVINOBuffer(Buffer):
     """A buffer of OpenVINO: its tensor is the memory of `host`."""
 
-    def __init__(self, openvino: ModuleType, spec: TensorSpec) -> None:
-        super().__init__(spec)
+    def __init__(self, openvino: ModuleType, spec: TensorSpec, host: Array | None = None) -> None:
+        super().__init__(spec, host)
         self.tensor = openvino.Tensor(self.host, shared_memory=True)
 
     def read(self) -> Array:
@@ -114,6 +114,11 @@ class OpenVINOProgram(Program):
     def buffer(self, spec: TensorSpec) -> OpenVINOBuffer:
         """Return a new buffer; all of them are on the host."""
         return OpenVINOBuffer(self._openvino, spec)
+
+    def constant(self, spec: TensorSpec, array: Array) -> OpenVINOBuffer:
+        """Return a buffer that holds `array`, in its own memory unless that cannot be written to."""
+        # OpenVINO shares no memory that it could not write to.
+        return OpenVINOBuffer(self._openvino, spec, array if array.flags.writeable else array.copy())
 
     def bind(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> Callable[[], None]:
         """Return a function that runs the program once, from and to these buffers."""

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from netc_runtime.arrays import Array
 from netc_runtime.artifact import POPULATION, Artifact
 from netc_runtime.data.base import Split
-from netc_runtime.data.batches import gather, sample_count, steps_per_epoch
+from netc_runtime.data.batches import batch_of, sample_count, steps_per_epoch
 from netc_runtime.data.order import permutation
 from netc_runtime.engines import host_for_training, load_program
 from netc_runtime.session import Host
@@ -46,11 +46,7 @@ class Population:
         sums = {name: np.zeros(state[name].shape, np.float64) for name in self._feeds.values()}
         for number, indices in enumerate(self._indices(sample_count(split), seed)):
             before_batch()
-            batch = gather(split, self._graph.inputs_of("batch"), indices)
-            feeds = {
-                spec.name: np.ascontiguousarray(batch[spec.name], dtype=spec.dtype)
-                for spec in self._graph.inputs_of("batch")
-            }
+            feeds = batch_of(split, self._graph.inputs_of("batch"), indices)
             feeds |= {spec.name: np.asarray(state[spec.name] + number, dtype=spec.dtype) for spec in self._steps}
             for output, value in self._program(feeds, tuple(self._feeds)).items():
                 sums[self._feeds[output]] += value

@@ -175,10 +175,11 @@ def describe_start(event: Started) -> str:
     """Return the plan as one line."""
     begin = f", continuing after step {event.step}" if event.step else ""
     epochs = f"{_count(event.max_epochs, 'epoch')} of " if event.max_epochs else ""
+    precision = "" if event.precision == "float32" else f", {event.precision} precision"
     plan = epochs + _count(event.steps_per_epoch if epochs else event.total_steps, "step")
     return (
         f"{event.name}: {event.train_samples} training and {event.test_samples} test samples, {plan}, batches of "
-        f"{event.batch_size}, on {event.device} ({event.device_reason}), {_count(event.threads, 'thread')}, "
+        f"{event.batch_size}, on {event.device} ({event.device_reason}){precision}, {_count(event.threads, 'thread')}, "
         f"in {event.run}{begin}"
     )
 

@@ -71,8 +71,8 @@ class Buffer(abc.ABC):
     `host` is its memory where that is the host's, else what was last written.
     """
 
-    def __init__(self, spec: TensorSpec) -> None:
-        self.host: Array = np.zeros(spec.static_shape, dtype=spec.dtype)
+    def __init__(self, spec: TensorSpec, host: Array | None = None) -> None:
+        self.host: Array = np.zeros(spec.static_shape, dtype=spec.dtype) if host is None else host
 
     def write(self, array: Array) -> None:
         """Overwrite the tensor."""
@@ -133,6 +133,13 @@ class Program(abc.ABC):
     @abc.abstractmethod
     def buffer(self, spec: TensorSpec) -> Buffer:
         """Return a new buffer on the device."""
+
+    @abc.abstractmethod
+    def constant(self, spec: TensorSpec, array: Array) -> Buffer:
+        """Return a buffer that holds `array`, which must not change any more: on the CPU it may be the same memory.
+
+        Raises DriverError (1) if it does not fit on the device.
+        """
 
     def bundle(self, specs: Sequence[TensorSpec]) -> Bundle:
         """Return new buffers on the device that one copy fills, or brings to the host."""

@@ -7,9 +7,12 @@ import numpy as np
 
 from netc_runtime.arrays import Array
 from netc_runtime.artifact import Artifact
+from netc_runtime.data.batches import batch_of
+from netc_runtime.data.mapped import Indices
 from netc_runtime.engines import host_for_training, load_program
 from netc_runtime.errors import DriverError
-from netc_runtime.session import Buffer, Host
+from netc_runtime.resident import INDEX, Dataset
+from netc_runtime.session import Buffer, Bundle, Host
 
 
 class TrainingStep:
@@ -17,7 +20,8 @@ class TrainingStep:
 
     State that the step changes has two buffers and the step reads one and writes the other, because no engine
     promises to have read an input before it writes an output bound to the same memory. Everything else
-    has one buffer. Nothing is bound or allocated again from step to step. `trace` is as in load_program.
+    has one buffer. Nothing is bound or allocated again from step to step. `trace` is as in load_program. With a
+    `dataset` the program gathers its batches from there.
     """
 
     def __init__(
@@ -27,16 +31,21 @@ class TrainingStep:
         host: Host,
         key: str = "train",
         trace: Path | None = None,
+        dataset: Dataset | None = None,
     ) -> None:
-        graph = artifact.graph(key)
-        host = host_for_training(artifact, host)
-        program = load_program(artifact.file(key), host, graph, artifact.content(key), True, trace)
+        path, graph, content = artifact.file(key), artifact.graph(key), artifact.content(key)
+        self._sampled, self._split = graph.inputs_of("batch"), None if dataset is None else dataset.split
+        if dataset is not None:
+            content, graph = dataset.put_in_front(path, content, graph)
+        program = load_program(path, host_for_training(artifact, host), graph, content, True, trace)
         self._program = program
         self.device = program.device
         self.engine = program.engine
         self._specs = {spec.name: spec for spec in artifact.state}
         changing = graph.fed
         self._batch = program.bundle(graph.inputs_of("batch"))
+        self._dataset = {} if dataset is None else dataset.buffers(program)
+        self._watched: Bundle | None = None if dataset is not None else self._batch
         self._metrics = program.bundle(graph.outputs_of("metric"))
         constant = {name: program.buffer(spec) for name, spec in self._specs.items() if name not in changing}
         self._constant = frozenset(constant)
@@ -55,9 +64,9 @@ class TrainingStep:
         self.load_state(state)
 
     def _bind(self, source: int, target: int) -> Callable[[], None]:
-        inputs, outputs = dict[str, Buffer](), dict[str, Buffer]()
-        for spec in self._program.interface.inputs:
-            inputs[spec.name] = (self._batch.buffers if spec.role == "batch" else self._sets[source])[spec.name]
+        available = {**self._sets[source], **self._batch.buffers, **self._dataset}
+        inputs = {spec.name: available[spec.name] for spec in self._program.interface.inputs}
+        outputs = dict[str, Buffer]()
         for spec in self._program.interface.outputs:
             if spec.role == "metric":
                 outputs[spec.name] = self._metrics.buffers[spec.name]
@@ -75,23 +84,33 @@ class TrainingStep:
         self._current, self._has_run = 1 - self._current, True
         return {name: float(value) for name, value in self._metrics.read().items()}
 
+    def run_at(self, indices: Indices) -> dict[str, float]:
+        """Do one optimizer step on the samples at `indices` of the dataset, without which this is not for; as `run`."""
+        return self.run({INDEX: indices})
+
     def next_inputs(self, batch: Mapping[str, Array]) -> dict[str, Buffer]:
-        """Return what the step on `batch` would read, in buffers that must not be written to."""
-        self._batch.write(batch)
-        return {**self._sets[self._current], **self._batch.buffers}
+        """Return what the artifact's program would read on `batch`, in buffers that must not be written to."""
+        if self._watched is None:
+            self._watched = self._program.bundle(self._sampled)
+        self._watched.write(batch)
+        return {**self._sets[self._current], **self._watched.buffers}
 
     def end_trace(self) -> Path:
         """Stop recording kernels and return ONNX Runtime's file of them; only with `trace`."""
         return self._program.end_trace()
 
     def last_feeds(self) -> dict[str, Array] | None:
-        """Return copies of all inputs of the last step, as they were before it; None if there was no step."""
+        """Return copies of all that the artifact's program read at the last step, state as it was before it.
+
+        None if there was no step.
+        """
         if not self._has_run:
             return None
-        state = self._sets[1 - self._current]
-        inputs = self._program.interface.inputs
-        batch = self._batch.buffers
-        return {spec.name: (batch if spec.role == "batch" else state)[spec.name].read() for spec in inputs}
+        batch = {name: buffer.read() for name, buffer in self._batch.buffers.items()}
+        if self._split is not None:
+            batch = batch_of(self._split, self._sampled, batch[INDEX])
+        state, inputs = self._sets[1 - self._current], self._program.interface.inputs_of("state")
+        return {**{spec.name: state[spec.name].read() for spec in inputs}, **batch}
 
     def state(self) -> dict[str, Array]:
         """Return copies of all state tensors."""

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
@@ -15,6 +16,7 @@ from netc_runtime.checkpoint import Checkpoint, Newest, Position
 from netc_runtime.data import open_source
 from netc_runtime.data.base import Source
 from netc_runtime.data.batches import check_fit, sample_count
+from netc_runtime.data.mapped import Indices
 from netc_runtime.divergence import account, listed
 from netc_runtime.engines import host_for_training
 from netc_runtime.errors import DriverError, ExitCode
@@ -31,7 +33,7 @@ from netc_runtime.run import RunFolder
 from netc_runtime.session import Host
 from netc_runtime.statistics import data_statistics
 from netc_runtime.transfer import InitReport, initialised
-from netc_runtime.updates import Indices, Updates, not_finite
+from netc_runtime.updates import Updates, not_finite
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,8 @@ def train(options: TrainOptions, reporter: Reporter) -> TrainResult:
             resumed = run.checkpoint_to_resume(artifact, reporter.warn) if options.resume else None
             if not options.resume:
                 run.require_new()
-            return _Session(run, artifact, options, resumed, reporter).train(interrupts)
+            with closing(_Session(run, artifact, options, resumed, reporter)) as session:
+                return session.train(interrupts)
     finally:
         reporter.close()
 
@@ -186,6 +189,10 @@ class _Session:
         self._reporter.finished(result)
         return result
 
+    def close(self) -> None:
+        """End what runs beside the training loop."""
+        self._updates.close()
+
     @property
     def _at_end(self) -> bool:
         """Whether no step is left to do, as planned or because evaluations no longer improve."""
@@ -218,6 +225,7 @@ class _Session:
             step=self._position.step,
             metrics=self._artifact.metrics,
             init_from=self._init_report,
+            precision=str(self._artifact.spec["solver"].get("precision", "float32")),
         )
 
     def _advance(self, interrupts: Interrupts) -> Mapping[str, float]:

@@ -4,19 +4,18 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from netc_runtime.arrays import Array
 from netc_runtime.artifact import Artifact
 from netc_runtime.data.base import Source
-from netc_runtime.data.batches import gather, sample_count
-from netc_runtime.data.order import permutation
+from netc_runtime.data.batches import gather
+from netc_runtime.data.mapped import Indices
+from netc_runtime.feed import Feed
 from netc_runtime.plan import Plan
+from netc_runtime.resident import dataset_of
 from netc_runtime.session import Buffer, Host
 from netc_runtime.step import TrainingStep
 
-Indices: TypeAlias = npt.NDArray[np.intp]
-"""Which samples of the training split a batch is made of."""
 Watch: TypeAlias = Callable[[str, Mapping[str, Buffer]], None]
 """Told of a step that is about to be made: the key of its program, and the buffers of all its inputs."""
 
@@ -24,7 +23,7 @@ Watch: TypeAlias = Callable[[str, Mapping[str, Buffer]], None]
 class Updates:
     """Makes updates of the state; number n is always made from the same samples by the program of the same phase.
 
-    `artifact` may be replaced by a copy of it that lies elsewhere.
+    `artifact` may be replaced by a copy of it that lies elsewhere. To be closed at the end.
     """
 
     def __init__(
@@ -39,9 +38,10 @@ class Updates:
     ) -> None:
         self.artifact = artifact
         self._source, self._plan, self._host = source, plan, host
-        self._order: tuple[int, Indices] | None = None
+        self._dataset = dataset_of(artifact, source.train, host)
+        self._feed = Feed(artifact, source.train, plan, gathers=self._dataset is None)
         self._stage = plan.stage_before(step)
-        self.program = TrainingStep(artifact, state, host, self._stage.graph)
+        self.program = TrainingStep(artifact, state, host, self._stage.graph, dataset=self._dataset)
         self.begin(state, step, is_new)
 
     def begin(self, state: Mapping[str, Array], step: int, is_new: bool) -> None:
@@ -57,7 +57,7 @@ class Updates:
         if stage == self._stage:
             self.program.load_state(state)
         else:
-            self.program = TrainingStep(self.artifact, state, self._host, stage.graph)
+            self.program = TrainingStep(self.artifact, state, self._host, stage.graph, dataset=self._dataset)
         self._stage = stage
         for spec in self.artifact.state:
             if spec.role == "max_steps":
@@ -86,22 +86,17 @@ class Updates:
         """
         if step == self._stage.end:
             self._enter_phase_after(step)
-        epoch, cursor = divmod(step, self._plan.steps_per_epoch)
-        order = self._order_of(epoch)
-        inputs, size = self.artifact.graph(self.graph).inputs_of("batch"), self.artifact.batch_size
-        first = cursor * self._plan.batch_size
-        end = first + self._plan.batch_size
-        for start in range(first, end, size):
-            indices = order[start : start + size]
-            batch = gather(self._source.train, inputs, indices)
-            if watch is not None and start + size == end:
-                watch(self.graph, self.program.next_inputs(batch))
-            yield indices, self.program.run(batch)
+        each = self.artifact.iter_size
+        for number in range(step * each, (step + 1) * each):
+            indices, batch = self._feed.take(number)
+            if watch is not None and number + 1 == (step + 1) * each:
+                inputs = self.artifact.graph(self.graph).inputs_of("batch")
+                watch(self.graph, self.program.next_inputs(batch or gather(self._source.train, inputs, indices)))
+            yield indices, self.program.run_at(indices) if batch is None else self.program.run(batch)
 
-    def _order_of(self, epoch: int) -> Indices:
-        if self._order is None or self._order[0] != epoch:
-            self._order = epoch, permutation(self._plan.seed, epoch, sample_count(self._source.train))
-        return self._order[1]
+    def close(self) -> None:
+        """End whatever gathers batches in the background."""
+        self._feed.close()
 
     def first_bad(self, first: int, last: int) -> tuple[int, Indices, list[str]] | None:
         """Make the updates after `first` up to `last`; stop at the first batch after which the state is not finite.

@@ -17,6 +17,7 @@ from netc_runtime.errors import DamagedFileError, DriverError, ExitCode
 from netc_runtime.evaluate import evaluate_run
 from netc_runtime.export import export_run
 from netc_runtime.interface import Interface
+from netc_runtime.resident import DATASET, Dataset
 from netc_runtime.run import RunFolder
 from netc_runtime.session import Host
 from netc_runtime.step import TrainingStep
@@ -100,6 +101,29 @@ def test_steps_equal_those_of_onnxruntime(dropout: Path) -> None:
     for name, array in expected.items():
         assert found[name].dtype == array.dtype, name
         np.testing.assert_allclose(found[name], array, rtol=0, atol=2e-2 * np.abs(array).max() + 1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "bool", "float32"])
+def test_data_that_stay_are_gathered_and_never_copied_whole(dropout: Path, dtype: str) -> None:
+    artifact, rng = Artifact.load(dropout), np.random.default_rng(2)
+    shapes = {spec.name: spec.sample_shape for spec in artifact.graph("train").inputs_of("batch")}
+    image = rng.integers(0, 2, (500, *shapes["image"])).astype(dtype)
+    image.flags.writeable = False
+    split = {"image": image, "label": rng.integers(0, 10, 500)}
+    step = TrainingStep(artifact, artifact.initial_state(), OPENVINO, dataset=Dataset(split))
+    plain = TrainingStep(artifact, artifact.initial_state(), OPENVINO)
+    for _ in range(2):
+        indices = rng.integers(0, 500, artifact.batch_size)
+        assert step.run_at(indices) == plain.run({name: array[indices] for name, array in split.items()})
+    program = step._program
+    assert isinstance(program, OpenVINOProgram)
+    readers = {
+        source.get_friendly_name(): node.get_rt_info()["layerType"].value
+        for node in program.compiled.get_runtime_model().get_ordered_ops()
+        for source in (value.get_source_output().get_node() for value in node.inputs())
+        if source.get_friendly_name().startswith(DATASET)
+    }
+    assert readers == {f"{DATASET}image": "Gather", f"{DATASET}label": "Gather"}
 
 
 def test_a_step_leaves_the_state_before_it_alone(dropout: Path) -> None:

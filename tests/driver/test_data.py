@@ -197,7 +197,8 @@ def test_damaged_idx_files_are_one_sentence(folder: Path, damage: Callable[[Path
             [
                 (
                     ("path",),
-                    'unknown option "path" of the source "digits"; known: batch_size, mean, resize, scale, source',
+                    'unknown option "path" of the source "digits"; known: batch_size, mean, resident, resize, scale, '
+                    "source",
                 )
             ],
         ),

@@ -142,6 +142,7 @@ def test_what_counts_one_is_singular() -> None:
     start = describe_start(replace(STARTED, max_epochs=1, steps_per_epoch=1, step=1))
     assert ", 1 epoch of 1 step, batches of 10, " in start
     assert start.endswith(", 1 thread, in runs/a, continuing after step 1")
+    assert ", on cpu (as asked), mixed precision, 1 thread, " in describe_start(replace(STARTED, precision="mixed"))
     assert ", 1 step, " in describe_start(replace(STARTED, max_epochs=None, total_steps=1))
 
 

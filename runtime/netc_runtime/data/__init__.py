@@ -26,8 +26,11 @@ SOURCES: Mapping[str, type[Source]] = {
     "npy": NPY,
 }
 
-# Keys of `data` that belong to no source: what concerns a whole batch is compiled into the graphs.
-COMMON_KEYS = frozenset({"source", "batch_size", "resize", "mean", "std", "scale", "range", "augment", "test_views"})
+# Keys of `data` that belong to no source: what concerns a whole batch is compiled into the graphs, and where the data
+# stay while training is the same for all sources.
+COMMON_KEYS = frozenset(
+    {"source", "batch_size", "resize", "mean", "std", "scale", "range", "augment", "test_views", "resident"}
+)
 
 _RESIZE_LIMIT = 16 << 30
 

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from netc_runtime.arrays import Array, first_bad_sample, shape_text
 from netc_runtime.data.base import Source, Split
+from netc_runtime.data.mapped import Indices, samples
 from netc_runtime.errors import DriverError, ExitCode
 from netc_runtime.interface import TensorSpec
 
@@ -40,9 +41,16 @@ def sample_count(split: Split) -> int:
     return len(next(iter(split.values())))
 
 
-def gather(split: Split, inputs: Sequence[TensorSpec], indices: npt.NDArray[np.intp]) -> dict[str, Array]:
+def gather(split: Split, inputs: Sequence[TensorSpec], indices: Indices) -> dict[str, Array]:
     """Return the samples at `indices` by input name, still in the dtype of the data."""
-    return {spec.name: split[_field(spec)][indices] for spec in inputs}
+    return {spec.name: samples(split[field_of(spec)], indices) for spec in inputs}
+
+
+def batch_of(split: Split, inputs: Sequence[TensorSpec], indices: Indices) -> dict[str, Array]:
+    """Return the samples at `indices` by input name, in the dtype of the inputs."""
+    # Unsafe casting, as in Buffer.write; check_fit has proven the range.
+    batch = gather(split, inputs, indices)
+    return {spec.name: np.asarray(batch[spec.name], order="C").astype(spec.dtype, copy=False) for spec in inputs}
 
 
 def evaluation_size(inputs: Sequence[TensorSpec]) -> int:
@@ -55,7 +63,7 @@ def evaluation_batches(split: Split, inputs: Sequence[TensorSpec], size: int) ->
     """Yield all samples in order, `size` at once, in the dtype of the inputs; the last batch may be smaller."""
     for start in range(0, sample_count(split), size):
         yield {
-            spec.name: np.ascontiguousarray(split[_field(spec)][start : start + size], dtype=spec.dtype)
+            spec.name: np.ascontiguousarray(samples(split[field_of(spec)], slice(start, start + size)), spec.dtype)
             for spec in inputs
         }
 
@@ -69,7 +77,7 @@ def check_fit(source: Source, inputs: Sequence[TensorSpec]) -> None:
 
 
 def _check_field(split: Split, name: str, spec: TensorSpec) -> None:
-    field = _field(spec)
+    field = field_of(spec)
     if field not in split:
         raise DriverError(
             f'the input "{spec.name}" needs the field "{field}", which the data source lacks; '
@@ -92,7 +100,7 @@ def _check_field(split: Split, name: str, spec: TensorSpec) -> None:
         )
     size = max(_CHECKED_VALUES // max(math.prod(spec.sample_shape), 1), 1)
     for start in range(0, len(array), size):
-        _check_values(array[start : start + size], start, name, field, spec)
+        _check_values(samples(array, slice(start, start + size)), start, name, field, spec)
 
 
 def _check_values(part: Array, start: int, name: str, field: str, spec: TensorSpec) -> None:
@@ -144,5 +152,6 @@ def _remedy(found: tuple[int, ...], wanted: tuple[int, ...]) -> str:
     return f"; declare the input with shape: {shape_text(found)}"
 
 
-def _field(spec: TensorSpec) -> str:
+def field_of(spec: TensorSpec) -> str:
+    """Return the field of a split that an input takes."""
     return spec.field or spec.name
