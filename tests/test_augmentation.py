@@ -338,6 +338,14 @@ def test_all_operations_obey_the_rules_of_graphs(target: Target) -> None:
     assert not any(layer.startswith("augment/") or layer == "image" for layer in gradients)
 
 
+def test_mixed_precision_leaves_raw_values_in_float32() -> None:
+    model = onnx.shape_inference.infer_shapes(compiled(EVERYTHING, "cuda", precision="mixed").models()["train"])
+    types = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
+    halves = {_layer(node) for node in model.graph.node if types.get(node.output[0]) == onnx.TensorProto.FLOAT16}
+    assert "ip" in halves
+    assert not any(layer.startswith("augment/") or layer == "image" for layer in halves - {"ip"})
+
+
 def _layer(node: onnx.NodeProto) -> str:
     return {entry.key: entry.value for entry in node.metadata_props}.get("netc.layer", "")
 
