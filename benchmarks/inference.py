@@ -29,10 +29,11 @@ from torch import nn
 from benchmarks import networks
 from benchmarks.machine import description
 from benchmarks.workloads import ZOO, load_spec
-from netc.build import build, output_entries
+from netc.build import build
 from netc.emit import write
 from netc.graph.builder import IR_VERSION
 from netc.network import lower
+from netc.programs import output_entries
 from netc.rewrite.passes import clean
 from netc.spec.load import Loaded
 from netc_runtime.artifact import Artifact

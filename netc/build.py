@@ -2,7 +2,7 @@
 
 import contextlib
 import gc
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -11,11 +11,12 @@ from netc.autocast import autocast
 from netc.emit import Artifact, Entry, Program, monitor_graph, train_graphs
 from netc.errors import Diagnostic, SpecError, did_you_mean
 from netc.graph.verify import verify
-from netc.layers.base import Metric, Phase
+from netc.layers.base import Phase
 from netc.layers.context import DRAW
 from netc.monitor import append_statistics
-from netc.network import Count, Network, Term, lower
+from netc.network import Count, Network, Term, lower, lower_inputs
 from netc.phases import specs_of_phases
+from netc.programs import batch_entries, output_entries, program, use_averages, used
 from netc.rewrite.fold import fold_batch_normalization, split
 from netc.rewrite.lowerings import Lowerings
 from netc.rewrite.passes import Platform, Target, clean, optimize_step
@@ -75,6 +76,8 @@ def build(
         if DRAW in (value.name for value in sample.graph.inputs):  # else no mask reaches an output
             programs["sample"] = sample
             state |= {name: tensor for name, tensor in sampling.net.state.items() if name not in state}
+    if training.augmented:
+        programs["augment"] = augment_program(last, platform)
     averages = {tensor.filled_as: name for name, tensor in state.items() if tensor.role == "average"}
     for other in programs.values():
         use_averages(other, averages)
@@ -278,6 +281,22 @@ def sample_program(loaded: Loaded, network: Network, platform: Platform) -> Prog
     return sample
 
 
+def augment_program(loaded: Loaded, platform: Platform) -> Program:
+    """Return (state, batch, draw) -> raw values of a training batch after augmentation.
+
+    They are those that the step takes whose number stands in the place of `draw`.
+    """
+    network = lower_inputs(loaded, loaded.spec.data.batch_size, platform.dtype)
+    outputs: dict[str, Entry] = {}
+    for name, value in network.augmented.items():
+        network.net.g.output(f"{name}.augmented", value)
+        outputs[f"{name}.augmented"] = {"role": "augmented", "feeds": name}
+    verify(network.net.g.graph, "lowering the augmentation")
+    augmented = program(loaded, network, optimize_step(network.net.g.graph, platform), outputs)
+    augmented.inputs = {**augmented.inputs, DRAW: {"role": "draw"}}
+    return augmented
+
+
 def eval_program(loaded: Loaded, network: Network) -> Program:
     """Return (state, batch) -> outputs, metrics and the weights of the metrics."""
     net = network.net
@@ -309,68 +328,6 @@ def inference_programs(loaded: Loaded, network: Network) -> dict[str, Program]:
     parameters: dict[str, Entry] = {name: {"role": "parameter"} for name in halves.feeds.values()}
     infer = Program(clean(halves.infer.graph), parameters | batch_entries(loaded, network), outputs)
     return {"fold": used(fold), "infer": used(infer)}
-
-
-def output_entries(network: Network) -> dict[str, Entry]:
-    """Declare the network's outputs in its graph and say what they are."""
-    for output in network.outputs:
-        network.net.g.output(output.name, output.value)
-    entries: dict[str, Entry] = {}
-    for output in network.outputs:
-        entries[output.name] = {"role": "output", "activation": output.activation, "label": output.label}
-        if ignored := ignored_labels(network, str(output.label)):
-            entries[output.name]["ignored"] = ignored
-    return entries
-
-
-def batch_entries(loaded: Loaded, network: Network) -> dict[str, Entry]:
-    """Return what the manifest says of each batch input: which array of a data source feeds it."""
-    entries: dict[str, Entry] = {}
-    claimed = {"image", "label"} & loaded.spec.inputs.keys()
-    for name, declared in loaded.spec.inputs.items():
-        kind = "label" if declared.classes is not None else "image"
-        field = name if kind in claimed else kind
-        claimed.add(field)
-        entries[name] = {"role": "batch", "field": field}
-        if declared.classes is not None:
-            entries[name]["classes"] = declared.classes
-            if ignored := ignored_labels(network, name):
-                entries[name]["ignored"] = ignored
-    return entries
-
-
-def ignored_labels(network: Network, name: str) -> list[int]:
-    """Return the values of a label input that no loss or metric counts, so that they need be no class."""
-    ignored: set[int | None] = set()
-    for placed in network.placed:
-        counts = isinstance(placed.layer, Metric) and placed.layer.counts  # what is no class, these leave out anyway
-        if placed.layer.takes_labels and placed.bottoms[-1] == name and not counts:
-            ignored.add(placed.layer.ignored)
-    return [label for label in ignored if label is not None] if len(ignored) == 1 else []
-
-
-def program(loaded: Loaded, network: Network, graph: ir.Graph, outputs: dict[str, Entry]) -> Program:
-    """Return a program that reads state and batch, without the inputs that it does not use."""
-    state: dict[str, Entry] = {name: {"role": "state"} for name in network.net.state}
-    return used(Program(graph, state | batch_entries(loaded, network), outputs))
-
-
-def used(program: Program) -> Program:
-    """Drop the inputs that nobody reads."""
-    inputs = program.graph.inputs
-    inputs[:] = [value for value in inputs if value.uses() or value.is_graph_output()]
-    return program
-
-
-def use_averages(program: Program, averages: Mapping[str, str]) -> None:
-    """Let a program read the averages of parameters, by the parameter's name, instead of the parameters."""
-    taken: dict[str, Entry] = {}
-    for value in program.graph.inputs:
-        name = str(value.name)
-        if name in averages and program.inputs[name]["role"] == "state":
-            value.name = averages[name]
-            taken[averages[name]] = {"role": "state"}
-    program.inputs = {**program.inputs, **taken}
 
 
 def require_monitor(loaded: Loaded, testing: Network) -> None:

@@ -35,7 +35,7 @@ from netc.transfer import drawn
 Entry = dict[str, Any]
 FORMAT = "netc.artifact"
 STATE_TYPES = ("I64", "F64", "F32", "U32")  # of state tensors, in the order in which the safetensors library writes
-STATIC_PROGRAMS = ("train", "monitor", "population", "sample")  # programs that take a batch of one size
+STATIC_PROGRAMS = ("train", "monitor", "population", "sample", "augment")  # programs that take a batch of one size
 DRAWN_AHEAD = 8  # state tensors that are drawn while others are written
 
 

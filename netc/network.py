@@ -5,20 +5,20 @@ mistake gives one message.
 """
 
 import functools
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
-import numpy as np
 import onnx_ir as ir
 
+from netc.augment.pipeline import Part
 from netc.errors import Diagnostic, SpecError
 from netc.graph import GraphBuilder, Origin, shape_of
+from netc.inputs import feed
 from netc.layers.activation import Sigmoid, Softmax
 from netc.layers.base import MAX_ELEMENTS, Counts, Layer, LayerError, Loss, Mean, Metric, Phase, elements, sample
 from netc.layers.context import Context
 from netc.layers.tuning import Tuning
-from netc.spec.load import UNKNOWN_INPUT, Loaded
-from netc.spec.model import Input
+from netc.spec.load import Loaded
 from netc.wiring import Placed, Wiring, label_warnings, wire
 
 BATCH_AXIS = "N"
@@ -68,6 +68,7 @@ class Network:
         counts: metrics that count, in order; only for evaluation.
         outputs: what inference returns.
         tops: the value of each layer and input that could be lowered.
+        augmented: raw values of the inputs that augmentation changes.
         placed: the layers that take part, in order.
         warnings: what is allowed but hardly meant.
     """
@@ -78,6 +79,7 @@ class Network:
     counts: list[Count] = field(default_factory=list)
     outputs: list[Output] = field(default_factory=list)
     tops: dict[str, ir.Value] = field(default_factory=dict)
+    augmented: dict[str, ir.Value] = field(default_factory=dict)
     placed: list[Placed] = field(default_factory=list)
     warnings: list[Diagnostic] = field(default_factory=list)
 
@@ -106,6 +108,15 @@ def lower(
     return _Lowering(loaded, phase, batch_size, objectives, dtype, sampled).run()
 
 
+def lower_inputs(loaded: Loaded, batch_size: int, dtype: ir.DataType = ir.DataType.FLOAT) -> Network:
+    """Lower what training does to a batch before the first layer, with the input `draw` in the place of the step.
+
+    Raises:
+        SpecError: with every mistake that shows there.
+    """
+    return _Lowering(loaded, "train", batch_size, objectives=False, dtype=dtype, sampled=True).inputs()
+
+
 class _Lowering:
     def __init__(
         self,
@@ -132,14 +143,14 @@ class _Lowering:
             phased=bool(loaded.spec.phases),
         )
         self._network = Network(self._net, placed=self._wiring.placed)
+        self._mixed: Mapping[str, Sequence[Part]] = {}
         self._too_few: set[tuple[str | None, ...]] = set()  # scores and labels reported as not fitting
         self._parts: list[tuple[ir.Value, ir.Value | float]] = []  # of the total: what a loss adds, and its weight
         self._means: list[ir.Value] = []  # what the means that the total adds up weigh
 
     def run(self) -> Network:
         """Lower everything, then raise all mistakes at once."""
-        for name, declared in self._loaded.spec.inputs.items():
-            self._input(name, declared)
+        self._feed()
         for placed in self._wiring.placed:
             if self._objectives or placed.layer.name in self._wiring.kept:
                 self._layer(placed)
@@ -152,59 +163,31 @@ class _Lowering:
         self._warn()
         return self._network
 
-    def _input(self, name: str, declared: Input) -> None:
-        g = self._net.g
-        if declared == UNKNOWN_INPUT or not self._fits(name, declared.shape or []):
-            return
-        if declared.shape is None or declared.classes is not None:
-            value = g.input(name, ir.DataType.INT32, [self._axis, *(declared.shape or ())])
-            self._network.batch[name] = self._network.tops[name] = value
-            return
-        raw = g.input(name, g.dtype, [self._axis, *declared.shape])
-        value = raw
-        if not any(top.dtype == g.dtype for top in self._network.tops.values()):
-            # Preprocessing belongs to the first input with a shape: the image.
-            value = self._preprocess(name, raw, declared.shape)
-        self._network.batch[name], self._network.tops[name] = raw, value
+    def inputs(self) -> Network:
+        """Lower what happens to a batch before the first layer, then raise all mistakes at once."""
+        self._feed()
+        if self._diagnostics:
+            raise SpecError(self._diagnostics)
+        return self._network
 
-    def _fits(self, name: str, shape: Sequence[int]) -> bool:
-        """Whether one sample of an input, and then a batch of them, has no more elements than a tensor can have."""
-        batch = self._axis if isinstance(self._axis, int) else 1
-        count = elements(shape)
-        if count * batch <= MAX_ELEMENTS:
-            return True
-        if count > MAX_ELEMENTS:
-            whole = f"{count:,} values, more than the {MAX_ELEMENTS:,} that a tensor can hold"
-            self._report(("inputs", name, "shape"), f"{name}: one sample has {whole}; give it a smaller shape")
-        else:
-            whole = f"more than the {MAX_ELEMENTS:,} values that a tensor can hold"
-            self._report(("data", "batch_size"), f"batch_size {batch} gives an input {whole}; lower it")
-        return False
-
-    def _preprocess(self, name: str, value: ir.Value, shape: Sequence[int]) -> ir.Value:
-        g, data = self._net.g, self._loaded.spec.data
-        mean = np.array(data.mean, g.dtype.numpy())
-        if mean.ndim and mean.size != shape[0]:
-            message = (
-                f"mean has {mean.size} values, but {name} has {shape[0]} channels; give one number, or one a channel"
-            )
-            self._report(("data", "mean"), message)
-            return value
-        with g.origin(Origin(name, "preprocess")), g.arithmetic():
-            if mean.any():
-                value = value - g.constant(mean.reshape([-1] + [1] * (len(shape) - 1)) if mean.ndim else mean)
-            return value * data.scale if data.scale != 1.0 else value
+    def _feed(self) -> None:
+        fed = feed(self._net, self._loaded, self._axis, self._wiring.placed, self._report)
+        self._mixed = fed.mixed
+        self._network.batch, self._network.tops = fed.batch, fed.tops
+        self._network.augmented = fed.augmented
 
     def _layer(self, placed: Placed) -> None:
         layer, tops = placed.layer, self._network.tops
         known = [tops[name] for name in placed.bottoms if name is not None and name in tops]
         if len(known) < len(placed.bottoms) or self._confuses_labels(placed, known):
             return
+        if self._misses_mixed_labels(placed):
+            return
         place = self._loaded.place(placed.path)
         self._net.enter(layer, layer.name in self._wiring.before_rectifiers)
         try:
             with self._net.g.origin(Origin(layer.name, "forward", place)):
-                top = layer.lower(self._net, *known)
+                top = self._lowered(placed, known)
             given = () if isinstance(top, Mean | Counts) else (top,) if isinstance(top, ir.Value) else top
             for value in given:
                 if elements(shape_of(value)) > MAX_ELEMENTS:
@@ -226,6 +209,29 @@ class _Lowering:
             tops.update(zip(layer.tops, given, strict=True))
             if layer.is_loss and self._objectives:
                 self._term(placed, f"{layer.name}.loss", self._mean_of_tops(layer, given))
+
+    def _lowered(self, placed: Placed, bottoms: Sequence[ir.Value]) -> ir.Value | Mean | Counts | Sequence[ir.Value]:
+        """Return what a layer lowers itself to; a loss on mixed labels weighs its means of what they are mixed of."""
+        layer, labels = placed.layer, placed.bottoms[-1] if placed.bottoms else None
+        parts = self._mixed.get(labels, ()) if isinstance(layer, Loss) and labels is not None else ()
+        if not parts:
+            return layer.lower(self._net, *bottoms)
+        values, weights = list[ir.Value](), list[ir.Value]()
+        for part in parts:
+            mean = layer.lower(self._net, *bottoms[:-1], part.labels)
+            assert isinstance(mean, Mean), "losses return means"
+            values.append(self._net.g.Mul(mean.value, part.share))
+            weights.append(self._net.g.Mul(mean.weight, part.share))
+        return Mean(functools.reduce(self._net.g.Add, values), functools.reduce(self._net.g.Add, weights))
+
+    def _misses_mixed_labels(self, placed: Placed) -> bool:
+        """Report a layer that would pass labels on without what augmentation mixes them with."""
+        mixed = [name for name in placed.bottoms if name in self._mixed]
+        if not mixed or not placed.layer.tops or isinstance(placed.layer, Loss | Metric):
+            return False
+        message = f'{placed.layer.name}: "{mixed[0]}" holds labels that data.augment mixes, which losses must read'
+        self._report((*placed.path, "bottom"), f"{message} without a {placed.layer.type} between; remove it")
+        return True
 
     def _confuses_labels(self, placed: Placed, bottoms: Sequence[ir.Value]) -> bool:
         """Report class labels where a layer computes with numbers, and the other way round."""

@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Field
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core.core_schema import FloatSchema
 
+from netc.augment.base import AUGMENTATIONS, Operation
 from netc.declared import LARGEST, Declared, Family, Names
 from netc.layers.base import LAYERS, AnyLayer, Include, Layer, Name, Side
 from netc.layers.fillers import FILLERS, Filler
@@ -32,6 +33,7 @@ FAMILIES: tuple[tuple[Family[Any], type[Declared]], ...] = (
     (SCHEDULES, Schedule),
     (POLICIES, Policy),
     (SOLVERS, Solver),
+    (AUGMENTATIONS, Operation),
 )
 REFERENCE: Schema = {
     "type": "string",

@@ -1,4 +1,4 @@
-"""Write what is made from classes: docs/layers.md, docs/language.md, docs/sources.md and specs/netc.schema.json."""
+"""Write what is made from classes: four pages of docs and specs/netc.schema.json."""
 
 import inspect
 import re
@@ -7,6 +7,8 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+from netc.augment.base import AUGMENTATIONS, Bordered, Operation
+from netc.augment.mixing import Mixing
 from netc.declared import Declared, Family
 from netc.layers.base import LAYERS, Include, Layer, ParamSpec, Side
 from netc.layers.fillers import FILLERS, Filler
@@ -46,6 +48,7 @@ LINKS = {
     "lr_policy": "[lr_policy](language.md#learning-rate-policies)",
     "loss_weight_schedule": "[schedule](language.md#schedules-of-a-companions-weight)",
     "solver": "[solver](language.md#solvers)",
+    "augmentation": "[augmentation](augmentation.md)",
     "Include": "[include](layers.md#include)",
     "ParamSpec": "[param](layers.md#param)",
     "Side": "[side](layers.md#side)",
@@ -69,7 +72,7 @@ def explained(cls: type[Declared] | type[Source]) -> tuple[str, str]:
 def example_of(family: Family[Any], cls: type[Declared]) -> str:
     """Return the example of a class as it stands in a spec: a list of layers, or a field."""
     _, example = explained(cls)
-    if family is LAYERS:
+    if family in (LAYERS, AUGMENTATIONS):
         return example if example.startswith("- ") else f"- {example}"
     return PLACES[family.definition] + example
 
@@ -157,6 +160,40 @@ def sources_page() -> str:
             "fetched, lie in `netc` in the folder `XDG_CACHE_HOME`, or in `~/.cache`; all of it can be removed at any",
             "time.\n",
             *(line for name, source in SOURCES.items() for line in source_section(name, source, common)),
+        ]
+    )
+
+
+def augmentation_page() -> str:
+    """Return docs/augmentation.md."""
+    modules: dict[str, list[type[Operation]]] = {}
+    for cls in AUGMENTATIONS.members.values():
+        modules.setdefault(cls.__module__, []).append(cls)
+    families = [(heading(sys.modules[module]), classes) for module, classes in sorted(modules.items())]
+    table = [
+        f"| [{cls.called()}](#{cls.called().lower()}) | {explained(cls)[0].splitlines()[0]} |"
+        for _, classes in families
+        for cls in classes
+    ]
+    return "\n".join(
+        [
+            MADE,
+            "# Augmentation\n",
+            "The operations that `data.augment` lists become nodes at the head of `train.onnx`: a training step takes",
+            "the raw batch and changes it itself. Nothing of them is in evaluation and inference. The",
+            "[guide](guide.md#augmentation) says how they work together.\n",
+            "| operation | what it does |",
+            "|---|---|",
+            *table,
+            "\n## Fields of every operation\n",
+            *section(Operation, 3, title="", omit=("type",)),
+            explained(Bordered)[0] + "\n",
+            explained(Mixing)[0] + "\n",
+            *(
+                line
+                for title, classes in families
+                for line in (f"## {title}\n", *(x for cls in classes for x in member(AUGMENTATIONS, cls)))
+            ),
         ]
     )
 
@@ -301,6 +338,7 @@ def files() -> dict[Path, str]:
         ROOT / "docs" / "layers.md": layers_page(),
         ROOT / "docs" / "language.md": language_page(),
         ROOT / "docs" / "sources.md": sources_page(),
+        ROOT / "docs" / "augmentation.md": augmentation_page(),
         ROOT / "specs" / "netc.schema.json": text(),
     }
 

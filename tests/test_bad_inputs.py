@@ -174,7 +174,7 @@ BAD_SPECS: list[tuple[str, list[tuple[str, str]], list[str]]] = [
     ("list for a mapping", [("{shape: [1, 8, 8]}", "[1]")], ["4:10: image: expected a mapping, got a list of 1"]),
     ("text for a mapping", [("data:\n  source: digits\n  batch_size: 20", "data: digits")], ['6:7: data: expected a mapping, got "digits"']),
     ("number for a text", [("name: small", "name: 5")], ["2:7: name: expected a text, got 5"]),
-    ("text for a mean", [("source: digits", "source: digits\n  mean: x")], ['8:9: mean: expected a number, got "x"']),
+    ("text for a mean", [("source: digits", "source: digits\n  mean: x")], ['8:9: mean: expected a number, a list of one a channel, or computed, got "x"']),
     ("bottom of a number", [(POOL, "{type: ReLU, bottom: 5}")], ["11:26: bottom: expected a text, got 5"]),
     # values out of range
     ("no output", [("output: 4", "output: 0")], ["10:49: num_output: must be greater than 0, got 0"]),

@@ -222,7 +222,7 @@ def test_a_sheet_shows_samples_and_what_became_of_them() -> None:
 def test_moments_of_parts_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     source = open_source({"source": "digits"})
     source.train = {"image": np.random.default_rng(0).normal(1e6, 1, (101, 3, 2)), "label": np.arange(101) % 7}
-    monkeypatch.setattr("netc_runtime.data.describe._CHUNK_VALUES", 60)
+    monkeypatch.setattr("netc_runtime.data.moments._CHUNK_VALUES", 60)
     told = describe(source)
     values = np.asarray(source.train["image"])
     # Naive sums of squares would be off by 1e-4 here, 12 digits less than 16.

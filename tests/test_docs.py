@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
+from netc.augment.base import AUGMENTATIONS
 from netc.build import build
 from netc.cli import main
 from netc.declared import Declared, Family
@@ -32,6 +33,9 @@ def spec_with(family: Family[Any], cls: type[Declared]) -> dict[str, Any]:
     example = yaml.safe_load(example_of(family, cls))
     scores, loss, solver = dict(SCORES), dict(LOSS), dict(SOLVER)
     layers: list[dict[str, Any]] = [scores, loss]
+    if family is AUGMENTATIONS:
+        data = {"source": "none", "batch_size": 4, "range": [0, 255], "augment": example}
+        return spec_of([{**scores, "bottom": "image"}, loss], data=data)
     if family is LAYERS:
         # Losses and metrics read scores; behind other layers come scores, which read the layer above if it has a top.
         if issubclass(cls, Metric):

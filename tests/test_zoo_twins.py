@@ -24,9 +24,10 @@ import pytest
 import torch
 from torch import nn
 
-from netc.build import Lowered, output_entries, step_programs
+from netc.build import Lowered, step_programs
 from netc.graph.builder import IR_VERSION
 from netc.network import Network, lower
+from netc.programs import output_entries
 from netc.rewrite.passes import Platform
 from netc.spec.load import Loaded
 from tests.torch_models import GoogLeNet, densenet121, resnet50, vgg16

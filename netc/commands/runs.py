@@ -26,6 +26,10 @@ from netc.commands.common import (
 from netc.commands.tuning import tuned
 from netc.errors import UsageError
 
+ViewsOption = Annotated[
+    bool, typer.Option("--tta", help="Average over the test-time views that data.test_views declares.")
+]
+
 
 def train(
     spec: Annotated[
@@ -109,6 +113,7 @@ def eval_(
     checkpoint: CheckpointOption = "last",
     device: DeviceOption = Device.AUTO,
     threads: ThreadsOption = None,
+    tta: ViewsOption = False,
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -118,14 +123,15 @@ def eval_(
     """
     from netc.arguments import data_overrides
     from netc_runtime.counttable import print_counts
-    from netc_runtime.evaluate import evaluate_model, evaluate_run
+    from netc_runtime.evaluate import evaluate_model, evaluate_run, evaluate_run_views
     from netc_runtime.session import Host
 
     host, data = Host(device.value, threads), data_overrides(overrides)
     if what.is_dir():
-        report = drive(lambda: evaluate_run(what, checkpoint, host, data, warn))
+        evaluate = evaluate_run_views if tta else evaluate_run
+        report = drive(lambda: evaluate(what, checkpoint, host, data, warn))
     else:
-        report = drive(lambda: evaluate_model(what, host, data))
+        report = drive(lambda: evaluate_model(what, host, data, tta))
     if as_json:
         print_json(report.as_dict())
         return
@@ -188,6 +194,7 @@ def predict(
     checkpoint: Annotated[
         str | None, typer.Option(help="With --mc-dropout: last (the default), best, or the path of a checkpoint.")
     ] = None,
+    tta: ViewsOption = False,
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -208,7 +215,9 @@ def predict(
         for option, value in (("--seed", seed), ("--checkpoint", checkpoint)):
             if value is not None:
                 raise UsageError(f"{option} chooses what --mc-dropout samples: add --mc-dropout K, or leave it out")
-        predictions = drive(lambda: run_predict(_exported(model), inputs, host, data))
+        predictions = drive(lambda: run_predict(_exported(model), inputs, host, data, tta))
+    elif tta:
+        raise UsageError("--tta averages over views and --mc-dropout over masks; leave one of them out")
     elif model.is_file():
         raise UsageError(f"{model} is no run: dropout is gone from an exported model; name the run folder instead")
     else:

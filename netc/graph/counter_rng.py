@@ -76,17 +76,17 @@ class CounterRNG:
         threshold = np.array(min(int(ratio * 2**32), 2**32 - 1), np.uint32)
         return self._g.GreaterOrEqual(self.bits(name, shape), self._g.constant(threshold))
 
-    def normal(self, name: str, shape: Sequence[int]) -> ir.Value:
-        """Return float numbers from N(0, 1) by Box & Muller (1958): sqrt(-2 log u) cos(2 pi v).
-
-        u and v are the upper 16 bits of two draws, in the middle of their steps: (bits + 0.5) / 2^16.
-        """
+    def uniform(self, name: str, shape: Sequence[int]) -> ir.Value:
+        """Return float numbers from U(0, 1): the upper 16 bits in the middle of their steps, (bits + 0.5) / 2^16."""
         g = self._g
         with g.arithmetic():
-            u, v = (
-                (g.Cast(self.bits(name + suffix, shape) / 65536, to=ir.DataType.FLOAT) + 0.5) * 2.0**-16
-                for suffix in ("", ".angle")
-            )
+            return (g.Cast(self.bits(name, shape) / 65536, to=ir.DataType.FLOAT) + 0.5) * 2.0**-16
+
+    def normal(self, name: str, shape: Sequence[int]) -> ir.Value:
+        """Return float numbers from N(0, 1) by Box & Muller (1958): sqrt(-2 log u) cos(2 pi v)."""
+        g = self._g
+        with g.arithmetic():
+            u, v = (self.uniform(name + suffix, shape) for suffix in ("", ".angle"))
             return g.Sqrt(g.Log(u) * -2.0) * g.Cos(v * (2.0 * math.pi))
 
     def _mix_keys(self) -> tuple[ir.Value, ...]:

@@ -25,6 +25,7 @@ FORBIDDEN: dict[str, str] = {
     "MaxUnpool": "no CUDA kernel",
     "Col2Im": "no CUDA kernel",
     "Celu": "no CUDA kernel",
+    "Tan": "no CUDA kernel",
     "LpPool": "no CUDA kernel",
     "MeanVarianceNormalization": "no CUDA kernel",
     "SequenceConstruct": "sequences have no static shape",

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -59,7 +60,7 @@ class Context:
     Attributes:
         g: the graph.
         phase: `train` or `test`.
-        sampled: whether Dropout drops in the phase `test` too, keyed by the graph input `draw` instead of the step.
+        sampled: whether the graph input `draw` keys random numbers instead of the step, and Dropout drops in any phase.
         random_seed: the first value of the seed.
         planned: the first value of the planned number of updates.
         iter_size: batches whose gradients make one update.
@@ -188,12 +189,12 @@ class Context:
         shape = [int(n) for n in shape_of(x)]
         if axes is not None:
             shape = shape[:axes] + [1] * (len(shape) - axes)
-        return self.g.Cast(self._random().keep(self._current().name, shape, ratio), to=x.dtype)
+        return self.g.Cast(self.random().keep(self._current().name, shape, ratio), to=x.dtype)
 
     def normal(self, x: ir.Value) -> ir.Value:
         """Return a draw from N(0, 1) for each element of x, at most 4.9 in size."""
         shape = [int(n) for n in shape_of(x)]
-        return self.g.Cast(self._random().normal(self._current().name, shape), to=x.dtype)
+        return self.g.Cast(self.random().normal(self._current().name, shape), to=x.dtype)
 
     def weight_filler(self, given: Filler | None) -> Filler:
         """Return the filler that the user gave, else msra before a rectifier and xavier otherwise."""
@@ -227,6 +228,21 @@ class Context:
     def seed(self) -> ir.Value:
         """Return the seed of all randomness, uint32 [1]."""
         return self._declare(StateTensor("seed", ir.DataType.UINT32, (1,), "seed", Constant(value=self.random_seed)))
+
+    def random(self) -> CounterRNG:
+        """Return what draws random numbers, keyed by the seed and the number of the batch, or the input `draw`."""
+        if self._rng is None:
+            drawn = self.g.input(DRAW, ir.DataType.INT64, ()) if self.sampled else self.step()
+            if self.iter_size > 1 and not self.sampled:  # every batch of an update draws anew
+                with self.g.origin(Origin("random", "keys")), self.g.arithmetic():
+                    drawn = drawn * self.g.constant(np.array(self.iter_size, np.int64)) + self.micro_batch()
+            self._rng = CounterRNG(self.g, self.seed(), drawn)
+        return self._rng
+
+    def data_statistic(self, name: str, kind: Literal["mean", "std"], channels: int) -> ir.Value:
+        """Declare a statistic of an input that the host computes from the training split, [channels]."""
+        filler = Constant(value=0.0 if kind == "mean" else 1.0)
+        return self._declare(StateTensor(f"{name}.{kind}", self.g.dtype, (channels,), f"data_{kind}", filler))
 
     def progress(self) -> ir.Value:
         """Return the fraction of the planned updates, of the phase if there are phases, that is done, a scalar."""
@@ -289,15 +305,6 @@ class Context:
         if self._layer is None:
             raise AssertionError("no layer is being lowered")
         return self._layer
-
-    def _random(self) -> CounterRNG:
-        if self._rng is None:
-            drawn = self.g.input(DRAW, ir.DataType.INT64, ()) if self.sampled else self.step()
-            if self.iter_size > 1 and not self.sampled:  # every batch of an update draws anew
-                with self.g.origin(Origin("random", "keys")), self.g.arithmetic():
-                    drawn = drawn * self.g.constant(np.array(self.iter_size, np.int64)) + self.micro_batch()
-            self._rng = CounterRNG(self.g, self.seed(), drawn)
-        return self._rng
 
     def _declare(self, tensor: StateTensor) -> ir.Value:
         if tensor.name not in self.inputs:

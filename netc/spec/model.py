@@ -10,11 +10,14 @@ from pydantic import (
     Field,
     PlainValidator,
     TypeAdapter,
+    ValidationInfo,
     ValidatorFunctionWrapHandler,
     WrapValidator,
     model_validator,
 )
 
+from netc.augment import AUGMENTATIONS as _AUGMENTATIONS  # noqa: F401 (importing registers every operation)
+from netc.augment.base import AnyAugmentation
 from netc.declared import Declared, OneOrMore, mistake, shown
 from netc.layers import LAYERS as _LAYERS  # noqa: F401 (importing registers every layer)
 from netc.layers.base import AnyLayer, Name, Side
@@ -22,11 +25,21 @@ from netc.solver.rules import AnySolver
 from netc.spec.run import Run
 
 # What a resume may change, beside the section `run`: it does not alter the step function.
-RUN_KEYS = (("data", "path"), ("data", "resident"), ("solver", "max_epochs"), ("solver", "max_iter"))
+RUN_KEYS = (
+    ("data", "path"),
+    ("data", "resident"),
+    ("data", "test_views"),
+    ("solver", "max_epochs"),
+    ("solver", "max_iter"),
+)
 
 VERSION = 1
+COMPUTED = "computed"  # in the place of statistics of the data: the host computes them from the training split
 
 Size = Annotated[int, Field(gt=0)]
+Statistic = float | list[float] | Literal["computed"]
+# How a sample is shown to the network once more; corners are four, moved by an eighth of the sides along diagonals.
+View = Literal["identity", "horizontal_flip", "vertical_flip", "both_flips", "corners"]
 _MEAN: TypeAdapter[float] = TypeAdapter(float, config=ConfigDict(strict=True, allow_inf_nan=False))
 _MEANS: TypeAdapter[list[float]] = TypeAdapter(list[float], config=ConfigDict(strict=True, allow_inf_nan=False))
 
@@ -37,9 +50,22 @@ def _version(value: Any) -> int:
     raise mistake(f"netc: this netc reads version {VERSION} of the language, not {shown(value)}; write netc: {VERSION}")
 
 
-def _mean(value: Any) -> float | list[float]:
-    """Take one number, or a list of one a channel."""
+def _statistic(value: Any, info: ValidationInfo) -> float | list[float] | str:
+    """Take one number, a list of one a channel, or the word for what the training split says."""
+    if value == COMPUTED:
+        return COMPUTED
+    if isinstance(value, str):
+        raise mistake(f"{info.field_name}: expected a number, a list of one a channel, or computed, got {shown(value)}")
     return _MEANS.validate_python(value) if isinstance(value, list) else _MEAN.validate_python(value)
+
+
+def _deviation(value: Any, info: ValidationInfo) -> float | list[float] | str:
+    """Take a statistic that is above 0."""
+    given = _statistic(value, info)
+    for number in given if isinstance(given, list) else [given]:
+        if isinstance(number, float) and number <= 0.0:
+            raise mistake(f"{info.field_name}: must be greater than 0, got {number:g}")
+    return given
 
 
 class Input(Declared):
@@ -73,8 +99,10 @@ def _input(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
 class Data(Declared):
     """Where samples come from and what happens to them before the first layer; further keys belong to the source.
 
-    `resize` is done by the driver; `(value - mean) * scale` is part of every graph, so that exported models take raw
-    values.
+    `resize` is done by the driver; `(value - mean) / std * scale` is part of every graph, so that exported models take
+    raw values. With `computed`, `mean` or `std` are those of each channel over the training split (std divides by the
+    number of values; a channel of one value has 1), which the driver takes before the first step and checkpoints keep.
+    [Augmentation](augmentation.md) is part of training programs alone.
 
     Example: data: {source: digits, scale: 0.0625, batch_size: 64}
     """
@@ -87,12 +115,26 @@ class Data(Declared):
     """Samples of a training step."""
     resize: list[Size] | None = Field(None, min_length=2, max_length=2)
     """Height and width that images are brought to."""
-    mean: Annotated[float | list[float], PlainValidator(_mean, json_schema_input_type=float | list[float])] = 0.0
+    mean: Annotated[Statistic, PlainValidator(_statistic, json_schema_input_type=Statistic)] = 0.0
     """What is subtracted from every value: one number, or a list of one a channel."""
+    std: Annotated[Statistic, PlainValidator(_deviation, json_schema_input_type=Statistic)] = 1.0
+    """What that is divided by, in the same way."""
     scale: float = 1.0
     """What every value is multiplied by after that."""
+    range: list[float] | None = Field(None, min_length=2, max_length=2)
+    """Lowest and highest raw value, which some augmentations need: `[0, 255]`."""
+    augment: list[AnyAugmentation] = []
+    """What happens to each training batch, in order."""
+    test_views: list[View] = Field([], max_length=16)
+    """Views of a sample whose predictions `--tta` averages: `[identity, horizontal_flip]`."""
     resident: bool | None = None
     """Whether training data stay on the device, where each step gathers its batch; by default on CUDA, if they fit."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.range is not None and self.range[0] >= self.range[1]:
+            raise mistake(f"range: the lowest value, {self.range[0]:g}, is not below the highest, {self.range[1]:g}")
+        return self
 
 
 class InitFrom(Declared):

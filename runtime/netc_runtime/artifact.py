@@ -23,6 +23,8 @@ INITIAL_STATE = "init.safetensors"
 GRAPHS = ("train", "eval", "fold", "infer")
 POPULATION = "population"
 """The program of population statistics, which only an artifact with such statistics has."""
+AUGMENT = "augment"
+"""The program of augmented batches, which only an artifact with augmentation has."""
 SAMPLE = "sample"
 """The program that draws masks of dropout for predictions, which only an artifact with dropout has."""
 COUNTING_KINDS = ("mean_iou", "class_accuracy", "confusion_matrix")
@@ -159,6 +161,7 @@ class Artifact:
         artifact._check_counts()
         artifact._check_population()
         artifact._check_sample()
+        artifact._check_data()
         return artifact
 
     def _check_phases(self) -> None:
@@ -188,7 +191,7 @@ class Artifact:
         if self.iter_size < 1:
             raise MalformedError(f'"iter_size" should be at least 1, not {self.iter_size}')
         training = [phase.graph for phase in self.phases]
-        for key in (*training, *(key for key in (POPULATION, SAMPLE) if key in self.graphs)):
+        for key in (*training, *(key for key in (POPULATION, SAMPLE, AUGMENT) if key in self.graphs)):
             for spec in self.graphs[key].inputs_of("batch"):
                 if spec.shape[:1] != (self.batch_size,):
                     raise MalformedError(
@@ -278,13 +281,26 @@ class Artifact:
             if [(s.name, s.sample_shape) for s in own] != [(s.name, s.sample_shape) for s in theirs]:
                 raise MalformedError(f"{SAMPLE} {what} something else than infer")
 
+    def _check_data(self) -> None:
+        """Check what concerns raw batches: statistics of the data, and augmented values."""
+        batch = {spec.name: spec for spec in self.graphs["train"].inputs_of("batch")}
+        for spec in self.state:
+            if spec.role in ("data_mean", "data_std"):
+                of = batch.get(spec.name.rpartition(".")[0])
+                if of is None or spec.shape != of.shape[1:2]:
+                    raise MalformedError(f'the state "{spec.name}" is no statistic of a batch input of train')
+        for spec in self.graphs[AUGMENT].outputs if AUGMENT in self.graphs else ():
+            of = batch.get(spec.feeds or "")
+            if spec.role != "augmented" or of is None or (spec.shape, spec.dtype) != (of.shape, of.dtype):
+                raise MalformedError(f'{AUGMENT} gives "{spec.name}", which is no batch input of train')
+
     @property
     def has_population(self) -> bool:
         """Whether statistics of the whole training split replace the running ones at the end of training."""
         return POPULATION in self.graphs
 
     def graph(self, key: str) -> Interface:
-        """Return the interface of a program: train, eval, fold, infer, population or sample."""
+        """Return the interface of a program: train, eval, fold, infer, population, sample or augment."""
         return self.graphs[key]
 
     def file(self, key: str) -> Path:

@@ -1,7 +1,7 @@
 """Evaluation: exact means over a whole split, of a state, a run, or an exported model alone."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,10 @@ from netc_runtime.engines import load_program
 from netc_runtime.errors import DriverError, ExitCode
 from netc_runtime.interface import TensorSpec
 from netc_runtime.jsonfields import without_non_finite
-from netc_runtime.model import Model, labels_of
+from netc_runtime.model import Model, class_scores, labels_of, probabilities
 from netc_runtime.run import RunFolder
-from netc_runtime.session import Host
+from netc_runtime.session import Host, Program
+from netc_runtime.views import View, averaged, views_of
 
 
 @dataclass(frozen=True)
@@ -200,27 +201,70 @@ def evaluate_run(
     )
 
 
+def evaluate_run_views(
+    run: Path,
+    checkpoint: str = "last",
+    host: Host | None = None,
+    data_overrides: Mapping[str, Any] | None = None,
+    warn: Callable[[str], None] = lambda message: None,
+) -> EvaluationReport:
+    """Measure the top-1 accuracy of a checkpoint with probabilities averaged over the declared test-time views.
+
+    Raises DriverError (2) if none are declared, or the network does not give one score for each class.
+    """
+    folder = RunFolder(run)
+    artifact = folder.load_artifact()
+    path, found = folder.find(checkpoint, artifact, warn)
+    data = data_section(artifact.spec, data_overrides)
+    graph, host = artifact.graph("eval"), host or Host()
+    program = load_program(artifact.file("eval"), host, graph, artifact.content("eval"))
+    program.fix(found.state)
+    scores = class_scores(run, graph.outputs_of("output"))
+    report = _accuracy(run, program, scores, open_source(data), views_of(data))
+    return replace(report, step=found.position.step, checkpoint=path)
+
+
 def evaluate_model(
-    model: Path, host: Host | None = None, data_overrides: Mapping[str, Any] | None = None
+    model: Path,
+    host: Host | None = None,
+    data_overrides: Mapping[str, Any] | None = None,
+    test_views: bool = False,
 ) -> EvaluationReport:
     """Measure the top-1 accuracy of an exported model on the test split of the data that it was trained on.
 
-    A spec may define its accuracy otherwise, but the model no longer knows how. Raises DriverError (2) if its data has
-    no labels or it does not give one score for each class.
+    A spec may define its accuracy otherwise, but the model no longer knows how. With `test_views`, probabilities are
+    averaged over the views that its `data` section declares. Raises DriverError (2) if its data has no labels, it does
+    not give one score for each class, or there are no such views.
     """
     loaded = Model(model, host or Host())
-    source = open_source({**loaded.data, **(data_overrides or {})})
-    check_fit(source, loaded.inputs)
-    scores = loaded.class_scores
+    data = {**loaded.data, **(data_overrides or {})}
+    views = views_of(data) if test_views else ()
+    return _accuracy(model, loaded.program, loaded.class_scores, open_source(data), views)
+
+
+def _accuracy(
+    what: Path, program: Program, scores: TensorSpec, source: Source, views: Sequence[View]
+) -> EvaluationReport:
+    """Return the top-1 accuracy of a program on the test split, of its scores or of averages over views."""
+    inputs = program.interface.inputs_of("batch")
+    check_fit(source, inputs)
     labels = labels_of(source.test, scores)
     if labels is None:
-        raise DriverError(f"{model} cannot be evaluated alone: its data has no labels", ExitCode.USAGE)
+        raise DriverError(f"{what} cannot be evaluated alone: its data has no labels", ExitCode.USAGE)
+    image = next(spec.name for spec in inputs if spec.classes is None)
     accuracy, start = Accuracy(scores.ignored), 0
-    for batch in evaluation_batches(source.test, loaded.inputs, evaluation_size(loaded.inputs)):
-        result = loaded.program(batch, (scores.name,))[scores.name]
+    for batch in evaluation_batches(source.test, inputs, evaluation_size(inputs)):
+
+        def run(images: Array, batch: Mapping[str, Array] = batch) -> Array:
+            return program({**batch, image: images}, (scores.name,))[scores.name]
+
+        if views:
+            result = averaged(lambda images: probabilities(run(images), scores), batch[image], views)
+        else:
+            result = run(batch[image])
         accuracy.add(result, labels[start : start + len(result)])
         start += len(result)
-    return EvaluationReport({"top-1 accuracy": accuracy.value}, start, loaded.program.device)
+    return EvaluationReport({"top-1 accuracy": accuracy.value}, start, program.device)
 
 
 def data_section(spec: Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from netc_runtime.data import class_names_of, source_class
 from netc_runtime.engines import load_program
 from netc_runtime.errors import DriverError, ExitCode
 from netc_runtime.evaluate import data_section
-from netc_runtime.model import class_names, class_scores
-from netc_runtime.predict import Prediction, Reader, described, only_input, probabilities
+from netc_runtime.model import class_names, class_scores, probabilities
+from netc_runtime.predict import Prediction, Reader, described, only_input
 from netc_runtime.run import RunFolder
 from netc_runtime.session import Host
 

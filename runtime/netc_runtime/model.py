@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from netc_runtime.arrays import shape_text
+import numpy as np
+
+from netc_runtime.arrays import Array, shape_text
 from netc_runtime.counts import fitting_names
 from netc_runtime.data.base import Samples, Split
 from netc_runtime.engines import load_program
@@ -109,6 +111,15 @@ def classifies(spec: TensorSpec) -> bool:
     if spec.label is None or len(spec.shape) not in (2, 4):
         return False
     return all(isinstance(axis, int) and axis > 0 for axis in spec.shape[1:])
+
+
+def probabilities(result: Array, scores: TensorSpec) -> Array:
+    """Return what an output [n, classes, ...] means: logits after a softmax over the classes, all else as it is."""
+    if scores.activation != "logits":
+        return result
+    powers = np.exp(result - result.max(axis=1, keepdims=True))
+    shares: Array = powers / powers.sum(axis=1, keepdims=True)
+    return shares
 
 
 def labels_of(split: Split, scores: TensorSpec) -> Samples | None:

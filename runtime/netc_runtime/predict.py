@@ -16,9 +16,10 @@ from netc_runtime.data.batches import check_fit, evaluation_size, sample_count
 from netc_runtime.errors import DriverError, ExitCode
 from netc_runtime.images import read_image
 from netc_runtime.interface import TensorSpec
-from netc_runtime.model import Model, labels_of
+from netc_runtime.model import Model, labels_of, probabilities
 from netc_runtime.npyfile import map_array
 from netc_runtime.session import Host
+from netc_runtime.views import averaged, views_of
 
 _INDEX = re.compile(r"(train|test):(\d{1,12})(?:-(\d{1,12}))?")
 
@@ -66,25 +67,35 @@ def predict(
     inputs: Sequence[str],
     host: Host | None = None,
     data_overrides: Mapping[str, Any] | None = None,
+    test_views: bool = False,
 ) -> list[Prediction | ClassMap]:
     """Classify inputs with model.onnx: an image file, a .npy file (a sample or a batch), `test:17`, `train:0-4`.
 
     Images are converted to the model's channels, size and range of raw values; arrays are taken as they are. A model
-    with scores for each position gives a ClassMap for each input, all others a Prediction. Raises DriverError: 2 for an
-    input that does not exist or does not fit, 1 for a damaged one, 3 for an image without Pillow.
+    with scores for each position gives a ClassMap for each input, all others a Prediction. With `test_views`,
+    probabilities are averaged over the views that its `data` section declares. Raises DriverError: 2 for an input that
+    does not exist or does not fit, or without such views, 1 for a damaged one, 3 for an image without Pillow.
     """
     loaded = Model(model, host or Host())
     spec, scores = only_input(model, loaded.inputs), loaded.class_scores
-    reader = Reader(spec, scores, {**loaded.data, **(data_overrides or {})}, loaded.value_range)
+    data = {**loaded.data, **(data_overrides or {})}
+    views = views_of(data) if test_views else ()
+    reader = Reader(spec, scores, data, loaded.value_range)
     samples = [sample for given in inputs for sample in reader.read(given)]
     size = evaluation_size(loaded.inputs)
+
+    def run(images: Array) -> Array:
+        return loaded.program({spec.name: images}, (scores.name,))[scores.name]
+
     predictions: list[Prediction | ClassMap] = []
     for start in range(0, len(samples), size):
         part = samples[start : start + size]
         batch = np.stack([sample.values for sample in part]).astype(spec.dtype)
-        result = loaded.program({spec.name: batch}, (scores.name,))[scores.name]
-        if result.ndim == 2:
-            result = probabilities(result, scores)
+        if views:
+            result = averaged(lambda images: probabilities(run(images), scores), batch, views)
+        else:
+            result = run(batch)
+            result = probabilities(result, scores) if result.ndim == 2 else result
         for sample, own in zip(part, result, strict=True):
             predictions.append(described(sample, own, loaded.classes, scores.ignored))
     return predictions
@@ -96,15 +107,6 @@ def only_input(model: Path, inputs: Sequence[TensorSpec]) -> TensorSpec:
         taken = ", ".join(spec.name for spec in inputs)
         raise DriverError(f"{model} takes {len(inputs)} inputs ({taken}): predict feeds one", ExitCode.USAGE)
     return inputs[0]
-
-
-def probabilities(result: Array, scores: TensorSpec) -> Array:
-    """Return what an output [n, classes, ...] means: logits after a softmax over the classes, all else as it is."""
-    if scores.activation != "logits":
-        return result
-    powers = np.exp(result - result.max(axis=1, keepdims=True))
-    shares: Array = powers / powers.sum(axis=1, keepdims=True)
-    return shares
 
 
 def described(

@@ -5,9 +5,11 @@ from typing import Any
 
 from netc_runtime.errors import DriverError, ExitCode
 
-# What may change between two parts of one run: where the data lies and stays, how long to train, and all of the section
-# `run`.
-_MAY_DIFFER = frozenset({"data.path", "data.resident", "solver.max_epochs", "solver.max_iter", "run"})
+# What may change between two parts of one run: where the data lies and stays, how it is shown to a trained network, how
+# long to train, and all of the section `run`.
+_MAY_DIFFER = frozenset(
+    {"data.path", "data.resident", "data.test_views", "solver.max_epochs", "solver.max_iter", "run"}
+)
 _SHOWN = 8
 
 

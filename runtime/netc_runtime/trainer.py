@@ -31,6 +31,7 @@ from netc_runtime.plateau import Plateau, Waiting
 from netc_runtime.population import Population
 from netc_runtime.run import RunFolder
 from netc_runtime.session import Host
+from netc_runtime.statistics import data_statistics
 from netc_runtime.transfer import InitReport, initialised
 from netc_runtime.updates import Updates, not_finite
 
@@ -133,9 +134,10 @@ class _Session:
         """Return the state to begin with; only a new run needs what its spec starts from."""
         if resumed is not None:
             return dict(resumed.checkpoint.state), None
-        if artifact.init_from is None:
-            return artifact.initial_state(), None
-        return initialised(artifact, artifact.init_from, warn)
+        state, report = artifact.initial_state(), None
+        if artifact.init_from is not None:
+            state, report = initialised(artifact, artifact.init_from, warn)
+        return state | data_statistics(artifact, self._source.train), report
 
     def _chosen_host(self, resumed: Newest | None) -> Host:
         asked = host_for_training(self._artifact, self._options.host)

@@ -44,9 +44,11 @@ SOURCES: Mapping[str, type[Source]] = {
     "lmdb": LMDB,
 }
 
-# Keys of `data` that belong to no source: batch_size, mean and scale are compiled into the graphs, and where the data
+# Keys of `data` that belong to no source: what concerns a whole batch is compiled into the graphs, and where the data
 # stay while training is the same for all sources.
-COMMON_KEYS = frozenset({"source", "batch_size", "resize", "mean", "scale", "resident"})
+COMMON_KEYS = frozenset(
+    {"source", "batch_size", "resize", "mean", "std", "scale", "range", "augment", "test_views", "resident"}
+)
 
 _RESIZE_LIMIT = 16 << 30
 

@@ -11,8 +11,8 @@ import numpy.typing as npt
 from netc_runtime.arrays import shape_text
 from netc_runtime.data.base import Samples, Source
 from netc_runtime.data.folders import SPLITS
+from netc_runtime.data.moments import channel_moments, parts
 
-_CHUNK_VALUES = 1 << 22  # values that are in memory as float64 at once
 _MOST_ROWS = 100  # of a table in text
 _BAR = 40
 
@@ -104,7 +104,7 @@ def _classes(source: Source) -> tuple[Class, ...]:
 def _counts(labels: Samples) -> npt.NDArray[np.intp]:
     """Return how often each label from 0 on occurs, at every place where there are several; others are no class."""
     found = np.zeros(0, np.intp)
-    for part in _parts(labels):
+    for part in parts(labels):
         values = part.ravel()
         values = values[(values >= 0) & (values < 1 << 20)].astype(np.intp)
         own = np.bincount(values, minlength=len(found))
@@ -114,25 +114,9 @@ def _counts(labels: Samples) -> npt.NDArray[np.intp]:
 
 
 def _channels(images: Samples) -> tuple[Channel, ...]:
-    """Return the moments of each channel; parts are combined (Chan, Golub & LeVeque, 1983)."""
-    channels = images.shape[1]
-    count, mean, squares = 0, np.zeros(channels), np.zeros(channels)
-    least, largest = np.full(channels, np.inf), np.full(channels, -np.inf)
-    for part in _parts(images):
-        values = np.moveaxis(part.astype(np.float64), 1, 0).reshape(channels, -1)
-        own, added = values.mean(axis=1), values.shape[1]
-        away = own - mean
-        squares += np.square(values - own[:, np.newaxis]).sum(axis=1) + away**2 * (count * added / (count + added))
-        count += added
-        mean += away * (added / count)
-        least, largest = np.minimum(least, values.min(axis=1)), np.maximum(largest, values.max(axis=1))
-    rows = np.stack([mean, np.sqrt(squares / count), least, largest], axis=1)
+    found = channel_moments(images)
+    rows = np.stack([found.mean, found.std, found.least, found.largest], axis=1)
     return tuple(Channel(*map(float, row)) for row in rows)
-
-
-def _parts(field: Samples) -> Any:
-    size = max(_CHUNK_VALUES // max(math.prod(field.shape[1:]), 1), 1)
-    return (np.asarray(field[start : start + size]) for start in range(0, len(field), size))
 
 
 def _histogram(classes: tuple[Class, ...]) -> list[str]:

@@ -1,0 +1,72 @@
+"""What the manifest says of a program's inputs and outputs, and the program with those that it has."""
+
+from collections.abc import Mapping
+
+import onnx_ir as ir
+
+from netc.emit import Entry, Program
+from netc.layers.base import Metric
+from netc.network import Network
+from netc.spec.load import Loaded
+
+
+def output_entries(network: Network) -> dict[str, Entry]:
+    """Declare the network's outputs in its graph and say what they are."""
+    for output in network.outputs:
+        network.net.g.output(output.name, output.value)
+    entries: dict[str, Entry] = {}
+    for output in network.outputs:
+        entries[output.name] = {"role": "output", "activation": output.activation, "label": output.label}
+        if ignored := ignored_labels(network, str(output.label)):
+            entries[output.name]["ignored"] = ignored
+    return entries
+
+
+def batch_entries(loaded: Loaded, network: Network) -> dict[str, Entry]:
+    """Return what the manifest says of each batch input: which array of a data source feeds it."""
+    entries: dict[str, Entry] = {}
+    claimed = {"image", "label"} & loaded.spec.inputs.keys()
+    for name, declared in loaded.spec.inputs.items():
+        kind = "label" if declared.classes is not None else "image"
+        field = name if kind in claimed else kind
+        claimed.add(field)
+        entries[name] = {"role": "batch", "field": field}
+        if declared.classes is not None:
+            entries[name]["classes"] = declared.classes
+            if ignored := ignored_labels(network, name):
+                entries[name]["ignored"] = ignored
+    return entries
+
+
+def ignored_labels(network: Network, name: str) -> list[int]:
+    """Return the values of a label input that no loss or metric counts, so that they need be no class."""
+    ignored: set[int | None] = set()
+    for placed in network.placed:
+        counts = isinstance(placed.layer, Metric) and placed.layer.counts  # what is no class, these leave out anyway
+        if placed.layer.takes_labels and placed.bottoms[-1] == name and not counts:
+            ignored.add(placed.layer.ignored)
+    return [label for label in ignored if label is not None] if len(ignored) == 1 else []
+
+
+def program(loaded: Loaded, network: Network, graph: ir.Graph, outputs: dict[str, Entry]) -> Program:
+    """Return a program that reads state and batch, without the inputs that it does not use."""
+    state: dict[str, Entry] = {name: {"role": "state"} for name in network.net.state}
+    return used(Program(graph, state | batch_entries(loaded, network), outputs))
+
+
+def used(program: Program) -> Program:
+    """Drop the inputs that nobody reads."""
+    inputs = program.graph.inputs
+    inputs[:] = [value for value in inputs if value.uses() or value.is_graph_output()]
+    return program
+
+
+def use_averages(program: Program, averages: Mapping[str, str]) -> None:
+    """Let a program read the averages of parameters, by the parameter's name, instead of the parameters."""
+    taken: dict[str, Entry] = {}
+    for value in program.graph.inputs:
+        name = str(value.name)
+        if name in averages and program.inputs[name]["role"] == "state":
+            value.name = averages[name]
+            taken[averages[name]] = {"role": "state"}
+    program.inputs = {**program.inputs, **taken}
