@@ -92,7 +92,7 @@ def data_overrides(given: Sequence[str] | None) -> dict[str, Any]:
     tree = parse_tree("data: {}", "--set")
     for option in given or []:
         if not option.startswith("data."):
-            raise UsageError(f"--set {option}: only keys of data can be changed after training")
+            raise UsageError(f"--set {option}: only keys of data can be changed here, such as data.path=FOLDER")
         tree = apply_override(tree, option)
     data = tree.value["data"]
     assert isinstance(data, dict), "every option sets a key of it"

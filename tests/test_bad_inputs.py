@@ -393,7 +393,7 @@ BAD_COMMANDS: list[tuple[list[str], int, list[str]]] = [
     # what comes after it
     (["eval", "none"], 2, ["none does not exist; name an exported model or a run folder"]),
     (["eval", "."], 2, [". is not a run folder: it has no artifact/; name a run folder, which netc train makes"]),
-    (["eval", "none", "--set", "solver.base_lr=1"], 2, ["--set solver.base_lr=1: only keys of data can be changed after training"]),
+    (["eval", "none", "--set", "solver.base_lr=1"], 2, ["--set solver.base_lr=1: only keys of data can be changed here, such as data.path=FOLDER"]),
     (["eval", "spec.yaml"], 2, ["spec.yaml is a spec; name the run folder that netc train made of it, or an exported model"]),
     (["predict", "spec.yaml", "test:0"], 2, ["spec.yaml is a spec; name the run folder that netc train made of it, or an exported model"]),
     (["train", "spec.yaml", "--init-from", "spec.yaml", "--run", "made"], 2, ["spec.yaml is a spec; name the run folder that netc train made of it, or an exported model"]),

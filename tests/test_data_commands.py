@@ -17,6 +17,8 @@ import pytest
 from PIL import Image
 
 from netc.cli import main
+from netc_runtime.artifact import Artifact
+from netc_runtime.augmented import augmented_samples
 from netc_runtime.data import SOURCES, open_source
 from netc_runtime.data.describe import describe
 from netc_runtime.data.remotes import FETCHED, Fetched, Remote
@@ -115,6 +117,33 @@ def test_the_data_of_a_spec_are_shown(netc: Netc) -> None:
     )
 
 
+def test_augmented_samples_stand_beside_the_first_ones(netc: Netc) -> None:
+    """A flip that always happens, in more samples than a batch has."""
+    flip = "data.augment=[{type: HorizontalFlip, probability: 1}]"
+    code, out, err = netc("data", "show", "spec.yaml", "--set", flip)
+    assert (code, err) == (0, [])
+    assert out.splitlines()[-1] == "wrote small_samples.png, samples and what augmentation makes of them"
+    assert netc("compile", "spec.yaml", "--set", flip, "-o", "artifact")[0] == 0
+    source = open_source({"source": "image_folder", "path": "images", "resize": [4, 4], "split": {"test": 0.25}})
+    indices = np.array([5, 0, 3, 11, 7, 2])
+    first, second = augmented_samples(Artifact.load(Path("artifact")), source, 2)(indices)
+    np.testing.assert_array_equal(first, source.train["image"][indices][..., ::-1])
+    np.testing.assert_array_equal(second, first)
+
+
+def test_draws_and_batches_of_augmented_samples_differ(netc: Netc) -> None:
+    shift = "data.augment=[{type: PadCrop, pad: 3}]"
+    assert netc("compile", "spec.yaml", "--set", shift, "-o", "artifact")[0] == 0
+    source = open_source({"source": "image_folder", "path": "images", "resize": [4, 4], "split": {"test": 0.25}})
+    variants = augmented_samples(Artifact.load(Path("artifact")), source, 3)
+    draws = variants(np.zeros(8, np.intp))  # the same sample at every place of two batches
+    assert len({one.tobytes() for draw in draws for one in draw}) > 12, "of 24, drawn from 49 places"
+    np.testing.assert_array_equal(variants(np.zeros(8, np.intp)), draws)
+    assert netc("compile", "spec.yaml", "-o", "plain")[0] == 0
+    with pytest.raises(DriverError, match="has no augmentation"):
+        augmented_samples(Artifact.load(Path("plain")), source, 1)
+
+
 def test_samples_that_are_no_images_have_no_sheet(netc: Netc) -> None:
     Path("a.csv").write_text("a,b,kind\n" + "1,2,x\n3,5,y\n" * 8)
     options = ["--set", "data.path=a.csv", "--set", "data.target=kind"]
@@ -135,7 +164,7 @@ def test_samples_that_are_no_images_have_no_sheet(netc: Netc) -> None:
         (["show", "no/x.yaml"], 2, ['error: there is no file "no/x.yaml"']),
         (["show", "spec.yaml", "--set", "data.path=no"], 2, ["error: --set data.path=no: no does not exist"]),
         (["show", "spec.yaml", "--set", "data.spilt=1"], 2, ['error: --set data.spilt=1: unknown option "spilt" of the source "image_folder"; did you mean "split"?']),
-        (["show", "digits", "--set", "solver.base_lr=1"], 2, ["error: --set solver.base_lr=1: only keys of data can be changed after training"]),
+        (["show", "digits", "--set", "solver.base_lr=1"], 2, ["error: --set solver.base_lr=1: only keys of data can be changed here, such as data.path=FOLDER"]),
         (["show", "digits", "-o", "no/such/x.png"], 3, ["error: cannot write no/such/x.png: no such file or folder; check the path or choose another place"]),
         (["fetch", "digits"], 2, ['error: the source "digits" cannot be fetched; known: cifar10, cifar100, fashion_mnist, mnist']),
         (["fetch", "mnist", "--mirror", "ftp://x"], 2, ["error: --mirror ftp://x: an address that begins with https:// is needed"]),

@@ -1,13 +1,29 @@
 """The commands about data: list, show and fetch."""
 
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from netc.commands.common import JsonOption, SetOption, data_of_spec, drive, print_json, warn
+from netc.commands.common import (
+    Device,
+    JsonOption,
+    SetOption,
+    artifact_folder,
+    data_of_spec,
+    drive,
+    print_json,
+    warn,
+)
 from netc.errors import UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from netc_runtime.data.base import Source
+    from netc_runtime.data.sheet import Variants
+
+_DRAWS = 11  # of each sample of a contact sheet
 
 app = typer.Typer(
     name="data", help="List data sources, look at data, and fetch well-known data sets.", no_args_is_help=True
@@ -61,6 +77,8 @@ def show(
 ) -> None:
     """Print counts, shapes, classes, mean and standard deviation, and write a contact sheet of samples.
 
+    Where a spec augments, the sheet has a sample a row: as it is, then what training draws of it.
+
     Example: netc data show digits -o digits.png
     """
     from netc_runtime.data import open_source
@@ -69,7 +87,11 @@ def show(
     name, data = _data_of(what, overrides)
     source = drive(lambda: open_source(data))
     description = drive(lambda: describe(source))
-    sheet = drive(lambda: _write_sheet(source, out, Path(f"{name}_samples.png")))
+    usual = Path(f"{name}_samples.png")
+    augmented = bool(data.get("augment"))
+    with tempfile.TemporaryDirectory(prefix="netc-") as scratch:
+        variants = _variants(what, overrides, source, Path(scratch)) if augmented else None
+        sheet = drive(lambda: _write_sheet(source, variants, out, usual))
     for note in description.notes:
         warn(note)
     if as_json:
@@ -78,7 +100,9 @@ def show(
     print(f"{name}: {description.lines()[0]}")
     print("\n".join(description.lines()[1:]))
     if sheet is not None:
-        print(f"wrote {sheet}, samples of each class")
+        print(
+            f"wrote {sheet}, {'samples and what augmentation makes of them' if augmented else 'samples of each class'}"
+        )
 
 
 @app.command()
@@ -128,14 +152,24 @@ def _data_of(what: str, overrides: list[str] | None) -> tuple[str, dict[str, Any
         ) from error
 
 
-def _write_sheet(source: Any, out: Path | None, usual: Path) -> Path | None:
+def _variants(what: str, overrides: list[str] | None, source: "Source", scratch: Path) -> "Variants":
+    """Compile the spec and return what runs its augmentation."""
+    from netc.arguments import spec_overrides
+    from netc_runtime.artifact import Artifact
+    from netc_runtime.augmented import augmented_samples
+
+    folder, _ = artifact_folder(what, spec_overrides(overrides), scratch, Device.CPU)
+    return drive(lambda: augmented_samples(Artifact.load(folder), source, _DRAWS))
+
+
+def _write_sheet(source: "Source", variants: "Variants | None", out: Path | None, usual: Path) -> Path | None:
     """Write the contact sheet; samples that are no images, or no Pillow, matter only if a file was asked for."""
     from netc_runtime.data.sheet import contact_sheet
     from netc_runtime.errors import DriverError
     from netc_runtime.files import write_atomically
 
     try:
-        content = contact_sheet(source)
+        content = contact_sheet(source, variants)
     except DriverError as error:
         if out is not None:
             raise
