@@ -35,7 +35,7 @@ from tests.mutations.text import flow
 from tests.mutations.trees import EXPRESSIONS, layers_of
 from tests.zoo import DIGITS, SPECS
 
-FIRST_SEED, COUNT = 20_000_000, 2000
+FIRST_SEED, COUNT = 20_000_000, 1200
 SCHEMA_COUNT = 600
 COMPILED = 8  # of so many mutants one is compiled to the end, if it passes the checks
 SECONDS = 10.0  # of processor time
