@@ -2,8 +2,8 @@
 
 Float16 has 11 bits of significand and normal numbers from 6.1e-5 to 65504. Products of convolutions and matrices take
 most of a step's time; their operands bear rounding to 11 bits, and an engine adds up in float32 inside. What stands
-between them waits for memory, of which float16 moves half. What would lose by it is computed in float32: sums over
-many elements, whose small terms vanish beside a large sum; exponentials, logarithms, powers, squares and quotients,
+between them waits for memory, of which float16 moves half. What would lose by it is computed in float32: sums of many
+activations, whose small terms vanish beside a large sum; exponentials, logarithms, powers, squares and quotients,
 whose results leave the range; statistics of normalization; losses and metrics. So operators are of three kinds:
 
     NARROW     compute in float16, whatever arrives: their float inputs are cast.
@@ -15,9 +15,9 @@ Batch normalization is of the last kind, but what follows it takes its result in
 
 Parameters stay float32 in the state. A value is cast to a type once, whoever reads it, so that a step casts each weight
 once. All of it is done before differentiation: the gradient of a Cast is the Cast back. So cotangents have the type of
-their values, the gradient of a weight leaves its product in float16 and becomes float32 at the weight's Cast, and
-everything behind (accumulation, clipping, decay, the solver's rule) is as ever. Small cotangents are kept from
-vanishing by netc.solver.loss_scale.
+their values, the gradients of a weight and of a bias leave their product or sum in float16 and become float32 at the
+parameter's Cast, and everything behind (accumulation, clipping, decay, the solver's rule) is as ever. Small cotangents
+are kept from vanishing by netc.solver.loss_scale.
 
 Non-goals: evaluation and inference, which compute in float32 with the weights of the state.
 """
@@ -74,7 +74,7 @@ class _Autocast:
             self._feed(node, dtype)
             keeps = self._is_network(node) and node.op_type in KEEPING and floats[0] in self._narrow
             if dtype == HALF or keeps:
-                self._narrow.add(node.outputs[0])
+                self._narrow.update(y for y in node.outputs if y.dtype == HALF)
 
     def _yields(self, x: ir.Value) -> bool:
         return x in self._yielding or x.is_initializer()

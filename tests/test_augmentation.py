@@ -39,7 +39,9 @@ from tests.cases.augmentations import (
     Row,
     affine_matrix,
     affine_places,
+    cutmix,
     cutmix_box,
+    mixup,
     mixup_share,
 )
 from tests.driver.conftest import CPU, Recorder
@@ -322,6 +324,48 @@ def test_cutmix_puts_the_same_rectangle_into_dense_targets() -> None:
     np.testing.assert_array_equal(found["label.augmented"], label)
     np.testing.assert_array_equal(found["edge.augmented"], edge)
     assert len(range(*rows.indices(6))) * len(range(*columns.indices(7))) > 0
+
+
+@pytest.mark.parametrize("kinds", [("Mixup", "CutMix"), ("CutMix", "Mixup")], ids=" ".join)
+def test_dense_labels_are_mixed_as_the_image_is(kinds: tuple[str, str]) -> None:
+    """The loss of what a numpy twin makes of image and labels, in both orders."""
+    operations = [{"type": "Mixup", "alpha": 0.4} if kind == "Mixup" else kind for kind in kinds]
+    artifact = compiled(operations, inputs={"label": DENSE["label"]}, layers=DENSE_LAYERS[:2])
+    label = np.random.default_rng(6).integers(0, 5, (BATCH, 6, 7)).astype(np.int32)
+    for step in (1, 2, 3):
+        mixed, parts = images().astype(np.float64), [(label, 1.0)]
+        for kind in kinds:
+            draw = Draw(SEED, step, BATCH, kind)
+            if kind == "Mixup":
+                share = mixup_share(draw)
+                mixed = mixup(draw, mixed)
+                parts = [(y, s * share) for y, s in parts] + [(np.roll(y, -1, 0), s * (1 - share)) for y, s in parts]
+            else:
+                mixed, box = cutmix(draw, mixed), cutmix_box(draw, (6, 7))
+                parts = [(y.copy(), s) for y, s in parts]
+                for y, _ in parts:
+                    y[(..., *box)] = np.roll(y, -1, 0)[(..., *box)]
+        state = artifact.initial_state() | {"step": np.array(step)}
+        scores = np.einsum("nchw,oc->nohw", mixed, state["scores.weight"][:, :, 0, 0].astype(np.float64))
+        logs = scores - np.log(np.exp(scores - scores.max(1, keepdims=True)).sum(1, keepdims=True))
+        logs -= scores.max(1, keepdims=True)
+        expected = sum(s * -np.take_along_axis(logs, y[:, None], 1).mean() for y, s in parts)
+        found = run(artifact.models()["train"], state | {"image": images(), "label": label})["loss"]
+        assert abs(found - expected) < 2e-5 * abs(logs).max(), step
+
+
+@pytest.mark.parametrize("size", [2, 5])
+def test_a_mirrored_border_goes_on_and_on(size: int) -> None:
+    """Two shifts in a row reach beyond the mirror image; the places are those of numpy.pad."""
+    x = np.random.default_rng(7).integers(0, 256, (BATCH, 3, size, size)).astype(np.float32)
+    crop = {"type": "PadCrop", "pad": size - 1, "border": "reflect"}
+    found = augmented([crop, crop], x, 2)
+    moves = [Draw(SEED, 2, BATCH, key) for key in ("PadCrop", "PadCrop/2")]
+    far = 2 * (size - 1)
+    for n in range(BATCH):
+        padded = np.pad(x[n], ((0, 0), (far, far), (far, far)), mode="reflect")
+        y, z = (far + sum(int(move.integer(what, 2 * size - 1)[n]) - size + 1 for move in moves) for what in "yx")
+        np.testing.assert_array_equal(found[n], padded[:, y : y + size, z : z + size])
 
 
 EVERYTHING = [{key: value for key, value in row.operation.items() if key != "fill"} for row in ROWS if not row.variant]

@@ -133,17 +133,21 @@ class Pipeline:
         with g.arithmetic():
             rest = 1.0 - share
             for name, value in batch.values.items():
-                if value.dtype == ir.DataType.INT32 and (box is None or name not in batch.fills):
+                moves = box is not None and (name == batch.name or name in batch.fills)
+                if box is not None and moves:
+                    batch.values[name] = g.Where(box.mask, next_samples(g, value), value)
+                    if name in batch.mixed:  # by an operation before: what it mixed has the rectangle too
+                        batch.mixed[name] = [
+                            Part(g.Where(box.mask, next_samples(g, part.labels), part.labels), part.share)
+                            for part in batch.mixed[name]
+                        ]
+                elif value.dtype == ir.DataType.INT32:
                     parts = batch.mixed.get(name) or [Part(value, g.constant(1.0))]
                     batch.mixed[name] = [Part(part.labels, _times(part.share, share, g)) for part in parts] + [
                         Part(next_samples(g, part.labels), _times(part.share, rest, g)) for part in parts
                     ]
-                    continue
-                others = next_samples(g, value)
-                if box is not None and (name == batch.name or name in batch.fills):
-                    batch.values[name] = g.Where(box.mask, others, value)
                 else:
-                    batch.values[name] = value * share + others * rest
+                    batch.values[name] = value * share + next_samples(g, value) * rest
 
 
 class _RunError(Exception):

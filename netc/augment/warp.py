@@ -62,8 +62,10 @@ class Warp:
         if self.border is None:
             return places
         with g.arithmetic():
-            if self.border == "reflect":
-                places = float(size - 1) - g.Abs(float(size - 1) - g.Abs(places))
+            if self.border == "reflect" and size > 1:
+                period = 2.0 * (size - 1)  # there and back
+                places = places - period * g.Floor(places / period)
+                places = float(size - 1) - g.Abs(float(size - 1) - places)
         return g.Clip(places, g.constant(0.0), g.constant(float(size - 1)))
 
     def _is_inside(self, places: ir.Value, size: int) -> ir.Value:

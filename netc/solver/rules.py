@@ -31,7 +31,7 @@ class Solver(Declared):
     ignores labels divides by those that are left in each batch, and a side's threshold holds for each batch.
 
     With `precision: mixed` convolutions, matrix products and what stands between them are computed in float16 while
-    training, and parameters, the solver's memory, statistics, losses and sums over many elements stay float32. The loss
+    training; parameters, the solver's memory, statistics, losses and sums of many activations stay float32. The loss
     is scaled by a power of two, 65536 at first, so that small gradients do not vanish. The scale halves when a gradient
     overflows, whose update is left out, and doubles after 2000 updates in a row without that. Evaluation and the
     exported model compute in float32. It is meant for GPUs; a CPU is no faster by it.

@@ -62,13 +62,18 @@ def views_of(data: Mapping[str, Any]) -> tuple[View, ...]:
 def averaged(predict: Callable[[Array], Array], images: Array, views: Sequence[View]) -> Array:
     """Return the mean of what `predict` gives, [n, classes] or [n, classes, H, W], over views of images, in float64.
 
-    Raises DriverError (2) for samples that are no images, and for class maps of moved views.
+    Raises DriverError (2) for samples that are no images, results of other shapes, and class maps of moved views.
     """
     if images.ndim != 4:
         raise DriverError("views are those of images [channels, height, width]; leave out --tta", ExitCode.USAGE)
     total: Array | float = 0.0
     for view in views:
         result = predict(view.of(images)).astype(np.float64)
+        if result.ndim not in (2, 4):
+            raise DriverError(
+                f"--tta averages [n, classes] or class maps [n, classes, H, W], not {result.ndim} axes; leave it out",
+                ExitCode.USAGE,
+            )
         if result.ndim > 2 and view.moved != (0, 0):
             raise DriverError(
                 "data.test_views: corners are for models with one answer a sample, not for class maps; use flips",
