@@ -361,6 +361,15 @@ def test_parquet_as_hugging_face_lays_it_out(tmp_path: Path) -> None:
     assert few.classes == ("0", "1")
 
 
+def test_large_whole_numbers_of_a_table_are_no_labels(tmp_path: Path) -> None:
+    for largest, is_label in ((1 << 20, False), ((1 << 20) - 1, True), (2_000_000_000, False)):
+        (tmp_path / "a.csv").write_text(f"a,b\n1,0\n2,{largest}\n")
+        source = opened("csv", tmp_path / "a.csv", target="b", split=HALF)
+        assert ("label" in source.train) == is_label
+        assert len(source.classes) == (1 << 20 if is_label else 0)
+        assert everything(source, "target").tolist() == [[0], [np.float32(largest)]]
+
+
 def test_bad_parquet_files_are_one_sentence(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     good = [encoded(i) for i in range(4)]
@@ -381,6 +390,8 @@ def test_bad_parquet_files_are_one_sentence(tmp_path: Path) -> None:
     assert said("parquet", path) == (f"{path}, row 2 has the label None, where a class 0, 1, ... is needed", 1)
     write_parquet(path, good, [0, 1, 0, -1])
     assert said("parquet", path) == (f"{path}, row 3 has the label -1, where a class 0, 1, ... is needed", 1)
+    write_parquet(path, good, [0, 1, 0, 2_000_000_000])
+    assert said("parquet", path) == (f"{path}, row 3 has the label 2000000000; the last class is 1048575", 1)
     write_parquet(path, [*good[:3], encoded(1, (9, 4))], [0, 1, 0, 1])
     assert said("parquet", path) == (
         f"{path}, row 3 has an image [3, 9, 4] of uint8, but {path}, row 0 has [3, 3, 4] of uint8; set data.resize, such as resize: [3, 4]",
