@@ -8,23 +8,22 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from netc_runtime.arrays import Array
-from netc_runtime.data.base import Problem, Samples, Source, Split, as_folder
+from netc_runtime.data.base import Samples, Split, as_folder
 from netc_runtime.data.extras import require
-from netc_runtime.data.folders import missing_parts, single_parts
+from netc_runtime.data.file_source import FileSource
+from netc_runtime.data.folders import single_parts
 from netc_runtime.data.mapped import KEPT, Indices
 from netc_runtime.data.named_arrays import check_counts, named_splits, real
 from netc_runtime.data.options import CLASSES, FIELDS, LIMIT, SPLIT, Option, path_option
 from netc_runtime.data.rows import Rows, mapped
 from netc_runtime.errors import DamagedFileError, DriverError, ExitCode
 
-_FILE = "the .h5 file, or a folder with train.h5 and test.h5"
-_ENDINGS = (".h5", ".hdf5", ".hdf")
 _MOST_NAMES = 10_000
 # What h5py raises for files that are damaged, and for links that lead nowhere.
 _ERRORS = (OSError, KeyError, ValueError, RuntimeError, TypeError)
 
 
-class HDF5(Source):
+class HDF5(FileSource):
     """One HDF5 file of data sets of real numbers whose axis 0 counts the samples, at any depth of groups.
 
     Their names say field and split as those of `npz` do; `data` and `label` of Caffe's HDF5Data are known. A data set
@@ -35,25 +34,17 @@ class HDF5(Source):
     """
 
     about: ClassVar[str] = "data sets of an HDF5 file, read as they are needed"
-    options: ClassVar[tuple[Option, ...]] = (path_option(_FILE), FIELDS, SPLIT, CLASSES, LIMIT)
+    file: ClassVar[str] = "the .h5 file, or a folder with train.h5 and test.h5"
+    endings: ClassVar[tuple[str, ...]] = (".h5", ".hdf5", ".hdf")
+    options: ClassVar[tuple[Option, ...]] = (path_option(file), FIELDS, SPLIT, CLASSES, LIMIT)
     extra: ClassVar[str | None] = "hdf5"
-
-    @classmethod
-    def class_names(cls, name: str, options: Mapping[str, Any]) -> tuple[str, ...]:
-        """Return nothing: arrays do not name classes."""
-        return ()
-
-    @classmethod
-    def missing(cls, name: str, options: Mapping[str, Any]) -> list[Problem]:
-        """Return a sentence if there is no such file."""
-        return missing_parts(name, options, _FILE, _ENDINGS)
 
     @classmethod
     def open(cls, name: str, options: Mapping[str, Any]) -> Self:
         """Open the data sets; raises DriverError: 3 without h5py, 2 for values that are no numbers, 1 for damage."""
         h5py = require("h5py", "hdf5", "reading HDF5 files")
         splits: dict[str, Split] = {}
-        for part, path in single_parts(as_folder(options["path"]), _ENDINGS).items():
+        for part, path in single_parts(as_folder(options["path"]), cls.endings).items():
             with _reading(path), ExitStack() as opened:
                 file = opened.enter_context(h5py.File(path, "r"))
                 names = _names(h5py, path, file, "")

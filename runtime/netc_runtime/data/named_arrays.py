@@ -8,11 +8,12 @@ import numpy as np
 
 from netc_runtime.arrays import shape_text
 from netc_runtime.data.base import Samples
+from netc_runtime.data.folders import CALLED, SPLITS
 from netc_runtime.errors import DamagedFileError, DriverError, ExitCode
 
 # What others call the fields; only whole names, so that nothing is taken for what it is not.
 _ALIASES = {"x": "image", "data": "image", "images": "image", "y": "label", "labels": "label"}
-_SPLITS = {"train": "train", "test": "test", "val": "test", "valid": "test"}
+_SPLITS = {name: split for split, names in CALLED.items() for name in names}
 
 
 def named_splits(path: Path, names: Collection[str], fields: Mapping[str, str]) -> dict[str, dict[str, str]]:
@@ -48,7 +49,7 @@ def named_splits(path: Path, names: Collection[str], fields: Mapping[str, str]) 
     if "test" in found and found["test"].keys() != found["train"].keys():
         other = sorted(found["test"].keys() ^ found["train"].keys())[0]
         raise DriverError(f"{path} has the field {other} in one split alone: both need the same fields", ExitCode.USAGE)
-    return {split: found[split] for split in ("train", "test") if split in found}
+    return {split: found[split] for split in SPLITS if split in found}
 
 
 def check_counts(path: Path, arrays: Mapping[str, Samples]) -> None:

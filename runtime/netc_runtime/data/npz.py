@@ -12,8 +12,9 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from netc_runtime.arrays import Array
-from netc_runtime.data.base import Problem, Samples, Source, Split, as_folder
-from netc_runtime.data.folders import missing_parts, single_parts
+from netc_runtime.data.base import Samples, Split, as_folder
+from netc_runtime.data.file_source import FileSource
+from netc_runtime.data.folders import single_parts
 from netc_runtime.data.named_arrays import check_counts, named_splits, real
 from netc_runtime.data.options import CLASSES, FIELDS, LIMIT, SPLIT, Option, path_option
 from netc_runtime.data.rows import mapped
@@ -21,13 +22,11 @@ from netc_runtime.errors import DamagedFileError
 from netc_runtime.files import storage_errors
 from netc_runtime.npyfile import HEADER_ERRORS
 
-_FILE = "the .npz file, or a folder with train.npz and test.npz"
-_ENDINGS = (".npz",)
 _UNPACKED_LIMIT = 4 << 30
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a zip file: signature, length of the name, length of the extra field
 
 
-class NPZ(Source):
+class NPZ(FileSource):
     """One .npz file, as numpy.savez writes it: arrays of real numbers whose axis 0 counts the samples.
 
     Their names say field and split, as `x_train` of Keras, `train_image` or `test/label` do; without `train` or `test`
@@ -38,23 +37,15 @@ class NPZ(Source):
     """
 
     about: ClassVar[str] = "arrays of an .npz file, mapped, not read into memory"
-    options: ClassVar[tuple[Option, ...]] = (path_option(_FILE), FIELDS, SPLIT, CLASSES, LIMIT)
-
-    @classmethod
-    def class_names(cls, name: str, options: Mapping[str, Any]) -> tuple[str, ...]:
-        """Return nothing: arrays do not name classes."""
-        return ()
-
-    @classmethod
-    def missing(cls, name: str, options: Mapping[str, Any]) -> list[Problem]:
-        """Return a sentence if there is no such file."""
-        return missing_parts(name, options, _FILE, _ENDINGS)
+    file: ClassVar[str] = "the .npz file, or a folder with train.npz and test.npz"
+    endings: ClassVar[tuple[str, ...]] = (".npz",)
+    options: ClassVar[tuple[Option, ...]] = (path_option(file), FIELDS, SPLIT, CLASSES, LIMIT)
 
     @classmethod
     def open(cls, name: str, options: Mapping[str, Any]) -> Self:
         """Map the arrays; raises DriverError (2 for values that are no real numbers, 1 for damage) naming the file."""
         splits: dict[str, Split] = {}
-        for part, path in single_parts(as_folder(options["path"]), _ENDINGS).items():
+        for part, path in single_parts(as_folder(options["path"]), cls.endings).items():
             with storage_errors("read", path), path.open("rb") as file:
                 names = _members(path)
                 for split, fields in named_splits(path, names, options.get("fields", {})).items():
