@@ -103,8 +103,9 @@ def _check_white(image: "Image", name: str) -> None:
     """Raise DamagedFileError for grey of 32 bits that says no white."""
     if image.mode != "I":
         return
-    least, most = image.getextrema()
-    if not 0 <= least <= most <= _WIDE_WHITE:
+    values = np.asarray(image)
+    least, most = int(values.min()), int(values.max())
+    if least < 0 or most > _WIDE_WHITE:
         raise DamagedFileError(
             f"{name} has grey values from {least} to {most}, where black is 0 and white {_WIDE_WHITE}"
         )
