@@ -18,6 +18,7 @@ from PIL import Image
 from netc_runtime.data import class_names_of, missing_data, open_source
 from netc_runtime.data import rows as rows_module
 from netc_runtime.data.batches import check_fit, gather
+from netc_runtime.data.hdf5 import HDF5
 from netc_runtime.data.mapped import KEPT
 from netc_runtime.errors import DriverError, ExitCode
 from netc_runtime.interface import TensorSpec
@@ -61,6 +62,7 @@ def everything(source: Any, field: str = "image") -> Any:
         ("x_train", "y_train", "x_test", "y_test"),
         ("train/image", "train/label", "test/image", "test/label"),
         ("train_data", "train_labels", "val_data", "val_labels"),
+        ("train_x", "train_y", "validation_x", "validation_y"),
     ],
 )
 def test_the_arrays_of_an_npz_file_say_field_and_split(
@@ -323,6 +325,64 @@ def test_bad_hdf5_files_are_one_sentence(tmp_path: Path) -> None:
         assert code == 1
 
 
+def test_hard_links_of_an_hdf5_file_may_make_circles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    h5py = pytest.importorskip("h5py")
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file["data"] = IMAGES
+        file["more/label"] = LABELS
+        for number in range(12):
+            file[f"more/{number}"] = file["more"]
+            file[f"more/root{number}"] = file
+    source = opened("hdf5", path, split=HALF)
+    assert sorted(source.train) == ["image", "more/label"]
+    monkeypatch.setattr("netc_runtime.data.hdf5._MOST_NAMES", 20)
+    assert said("hdf5", path) == (f"{path} has more than 20 groups and data sets", 1)
+
+
+def test_the_memory_of_all_arrays_of_a_file_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    h5py = pytest.importorskip("h5py")
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        for name in ("a", "b", "image"):
+            file.create_dataset(name, data=IMAGES, chunks=(3, 2, 3, 4))
+    monkeypatch.setattr("netc_runtime.data.hdf5.KEPT", 2 * IMAGES.nbytes)
+    source = opened("hdf5", path)
+    np.testing.assert_array_equal(everything(source), IMAGES[np.lexsort(IMAGES.reshape(COUNT, -1).T[::-1])])
+    kept = HDF5.open("hdf5", {"path": str(path)}).train
+    assert [isinstance(kept[name], np.ndarray) for name in ("a", "b", "image")] == [True, True, False]
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, a=IMAGES, image=IMAGES)
+    monkeypatch.setattr("netc_runtime.data.npz._UNPACKED_LIMIT", 2 * IMAGES.nbytes)
+    assert len(opened("npz", path).classes) == 0
+    monkeypatch.setattr("netc_runtime.data.npz._UNPACKED_LIMIT", 2 * IMAGES.nbytes - 1)
+    assert said("npz", path) == (
+        f"{path} has image, which is not an array that numpy can read: it takes 288 bytes unpacked, of 575 for all arrays of a file 287 are left; store it with numpy.savez, which is mapped",
+        1,
+    )
+
+
+def test_too_little_memory_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    h5py = pytest.importorskip("h5py")
+
+    def fail(*_: Any) -> None:
+        raise MemoryError("Unable to allocate 9 GiB")
+
+    np.savez_compressed(tmp_path / "a.npz", image=IMAGES)
+    monkeypatch.setattr("netc_runtime.data.npz._unpacked", fail)
+    assert said("npz", tmp_path / "a.npz") == (
+        f"{tmp_path / 'a.npz'} has image, which takes more memory than there is; store it with numpy.savez, which is mapped",
+        3,
+    )
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("image", data=IMAGES, chunks=(3, 2, 3, 4))
+    monkeypatch.setattr(h5py.Dataset, "__getitem__", fail)
+    assert said("hdf5", tmp_path / "a.h5") == (
+        f"{tmp_path / 'a.h5'} takes more memory than there is: Unable to allocate 9 GiB",
+        3,
+    )
+
+
 # -- parquet and lmdb --------------------------------------------------------------------------------------------
 
 
@@ -376,6 +436,10 @@ def test_bad_parquet_files_are_one_sentence(tmp_path: Path) -> None:
     write_parquet(path, good, [0, 1, 0, 1], column="x")
     assert said("parquet", path) == (
         f"{path} has no column image or img for the field image; it has: x, label; say which in data.fields, such as fields: {{image: x}}",
+        2,
+    )
+    assert said("parquet", path, fields={"image": "x", "weight": "y"}) == (
+        "data.fields: fields should be which columns are image and label, as a mapping with image or label alone, not {'image': 'x', 'weight': 'y'}",
         2,
     )
     write_parquet(path, [good[0], b"no image", *good[2:]], [0, 1, 0, 1])
@@ -442,6 +506,8 @@ def test_lmdb_of_caffe(tmp_path: Path) -> None:
     np.testing.assert_array_equal(source.train["label"], LABELS[:8])
     np.testing.assert_array_equal(source.test["image"], IMAGES[8:])
     assert source.classes == ("0", "1", "2")
+    (tmp_path / "test_lmdb").rename(tmp_path / "validation_lmdb")
+    np.testing.assert_array_equal(opened("lmdb", tmp_path).test["image"], IMAGES[8:])
     write_lmdb(
         tmp_path / "floats",
         [datum(channels=1, height=1, width=2, float_data=(i / 2, -1.0), label=300 + i) for i in range(4)],

@@ -13,12 +13,18 @@ from netc_runtime.data.encoded import Encoded, cached_records
 from netc_runtime.data.extras import require
 from netc_runtime.data.file_source import FileSource
 from netc_runtime.data.folders import parts
-from netc_runtime.data.options import CHANNELS, CLASSES, FIELDS, LIMIT, ON_ERROR, SPLIT, Option, path_option
+from netc_runtime.data.options import CHANNELS, CLASSES, LIMIT, ON_ERROR, SPLIT, Option, mapping_of, path_option
 from netc_runtime.errors import DamagedFileError, DriverError, ExitCode
 
 _ROWS = 256  # read at once
 _IMAGES = ("image", "img")
 _LABELS = ("label", "labels", "fine_label")
+_FIELDS = Option(
+    "fields",
+    mapping_of("image", "label"),
+    "which columns are image and label",
+    note="Such as `{image: picture, label: species}`; other columns are not read.",
+)
 
 
 class Parquet(FileSource):
@@ -33,7 +39,7 @@ class Parquet(FileSource):
     about: ClassVar[str] = "Parquet files as Hugging Face lays them out: encoded images and labels, decoded once"
     file: ClassVar[str] = "the .parquet file, or a folder with train-*.parquet and test-*.parquet"
     endings: ClassVar[tuple[str, ...]] = (".parquet",)
-    options: ClassVar[tuple[Option, ...]] = (path_option(file), FIELDS, CHANNELS, ON_ERROR, SPLIT, CLASSES, LIMIT)
+    options: ClassVar[tuple[Option, ...]] = (path_option(file), _FIELDS, CHANNELS, ON_ERROR, SPLIT, CLASSES, LIMIT)
     extra: ClassVar[str | None] = "parquet"
     resizes: ClassVar[bool] = True
 
