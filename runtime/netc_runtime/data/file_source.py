@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 from netc_runtime.data.base import Problem, Source, as_folder
-from netc_runtime.data.folders import parts, path_problem
+from netc_runtime.data.folders import no_path, parts, path_problem
 
 
 class FileSource(Source, ABC):
@@ -29,12 +29,9 @@ class FileSource(Source, ABC):
 
 def missing_parts(name: str, options: Mapping[str, Any], about: str, endings: Iterable[str]) -> list[Problem]:
     """Return what is wrong with a `path` whose `parts` a source reads; `about` says what it should name."""
-    path = options.get("path")
-    if not path:
-        return path_problem(f'the source "{name}" needs `path`: {about}')
-    place, endings = as_folder(path), tuple(endings)
-    if not place.exists():
-        return path_problem(f"{place} does not exist")
+    if wrong := no_path(name, options, about):
+        return wrong
+    place, endings = as_folder(options["path"]), tuple(endings)
     if "train" not in parts(place, endings):
         return path_problem(
             f"{place} holds no training files: they are called train{endings[0]} or train-*{endings[0]}"

@@ -44,6 +44,14 @@ def path_problem(sentence: str) -> list[Problem]:
     return [(("path",), sentence)]
 
 
+def no_path(name: str, options: Mapping[str, Any], about: str) -> list[Problem]:
+    """Return a sentence unless the option `path`, which should name what `about` says, names something that exists."""
+    path = options.get("path")
+    if not path:
+        return path_problem(f'the source "{name}" needs `path`: {about}')
+    return [] if as_folder(path).exists() else path_problem(f"{as_folder(path)} does not exist")
+
+
 def wrong_folder(folder: Path) -> list[Problem]:
     """Return a sentence unless this is a folder."""
     if folder.is_dir():

@@ -11,7 +11,7 @@ from netc_runtime.arrays import Array, shape_text
 from netc_runtime.data.base import Problem, Source, Split, as_folder, numbered
 from netc_runtime.data.encoded import Encoded, cached_records
 from netc_runtime.data.extras import require
-from netc_runtime.data.folders import CALLED, path_problem
+from netc_runtime.data.folders import CALLED, no_path, path_problem
 from netc_runtime.data.options import CHANNELS, CLASSES, LIMIT, ON_ERROR, SPLIT, Option, path_option
 from netc_runtime.errors import DamagedFileError
 
@@ -42,12 +42,9 @@ class LMDB(Source):
     @classmethod
     def missing(cls, name: str, options: Mapping[str, Any]) -> list[Problem]:
         """Return a sentence if there is no database."""
-        path = options.get("path")
-        if not path:
-            return path_problem(f'the source "{name}" needs `path`: {_FOLDER}')
-        folder = as_folder(path)
-        if not folder.exists():
-            return path_problem(f"{folder} does not exist")
+        if wrong := no_path(name, options, _FOLDER):
+            return wrong
+        folder = as_folder(options["path"])
         return [] if "train" in _databases(folder) else path_problem(f"{folder} is no LMDB database: it lacks {_DATA}")
 
     @classmethod
