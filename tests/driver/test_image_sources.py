@@ -25,12 +25,6 @@ COUNT = 6  # images of each class
 
 
 @pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "netc" / "decoded"
-
-
-@pytest.fixture
 def folder(tmp_path: Path, cache: Path) -> Path:
     """Two classes of six colour images of 4 x 5 pixels."""
     random = np.random.default_rng(0)
