@@ -67,7 +67,7 @@ def cached(key: Mapping[str, Any], make: Callable[[Path], Mapping[str, Any]]) ->
             sync(parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-    made = _read(folder) or _read(folder)  # between the two, another process may have placed its own
+    made = _read(folder) or _read(folder)  # another process may just be replacing it
     if made is None:
         raise DriverError(f"{folder} was written, but does not read the same; check the storage of the cache")
     return made
