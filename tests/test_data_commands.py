@@ -98,6 +98,15 @@ def test_data_are_shown_in_numbers_and_as_a_sheet(netc: Netc) -> None:
         assert sheet.size[0] > 12 * 96
 
 
+def test_a_source_alone_has_no_augmentation(netc: Netc) -> None:
+    assert netc("data", "show", "digits", "--set", "data.augment=[HorizontalFlip]") == (
+        2,
+        "",
+        ["error: data.augment belongs to a spec, and digits is a data source alone; name a spec instead"],
+    )
+    assert not Path("digits_samples.png").exists()
+
+
 def test_the_data_of_a_spec_are_shown(netc: Netc) -> None:
     code, out, _ = netc("data", "show", "spec.yaml", "--set", "data.classes=[dog]", "--json")
     told = json.loads(out)

@@ -59,7 +59,7 @@ STRANGERS = {
 
 @dataclass(frozen=True)
 class Import:
-    """One import statement's target; `lazy` where it stands inside a function."""
+    """One import statement's target; `lazy` where it stands inside a function, or is for type checkers alone."""
 
     module: str
     target: str
@@ -89,7 +89,8 @@ def imports(module: str, source: str, known: frozenset[str] = frozenset()) -> li
             name = str(node.module)
             targets = [f"{name}.{a.name}" if f"{name}.{a.name}" in known else name for a in node.names]
         found.extend(Import(module, target, getattr(node, "lineno", 0), lazy) for target in dict.fromkeys(targets))
-        inner = lazy or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        for_types = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        inner = lazy or for_types or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
         for child in ast.iter_child_nodes(node):
             visit(child, inner)
 

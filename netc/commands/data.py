@@ -141,7 +141,10 @@ def _data_of(what: str, overrides: list[str] | None) -> tuple[str, dict[str, Any
     from netc_runtime.data import SOURCES
 
     if what in SOURCES and not Path(what).is_file():
-        return what, {"source": what, **data_overrides(overrides)}
+        data = data_overrides(overrides)
+        if data.get("augment"):
+            raise UsageError(f"data.augment belongs to a spec, and {what} is a data source alone; name a spec instead")
+        return what, {"source": what, **data}
     try:
         return data_of_spec(what, spec_overrides(overrides))
     except UsageError as error:

@@ -99,6 +99,18 @@ def _white(image: "Image") -> int:
     return _WIDE_WHITE if image.mode.startswith("I") else _WHITE
 
 
+def _check_white(image: "Image", name: str) -> None:
+    """Raise DamagedFileError for grey of 32 bits that says no white."""
+    if image.mode != "I":
+        return
+    values = np.asarray(image)
+    least, most = int(values.min()), int(values.max())
+    if least < 0 or most > _WIDE_WHITE:
+        raise DamagedFileError(
+            f"{name} has grey values from {least} to {most}, where black is 0 and white {_WIDE_WHITE}"
+        )
+
+
 @contextmanager
 def _opened(content: Path | bytes, name: str) -> "Iterator[Image]":
     """Yield a decoded image; errors of decoding, there or in what is done with it, become sentences."""
@@ -110,6 +122,7 @@ def _opened(content: Path | bytes, name: str) -> "Iterator[Image]":
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(BytesIO(content) if isinstance(content, bytes) else content, formats=_FORMATS) as image:
                 image.load()
+                _check_white(image, name)
                 yield image
     except UnidentifiedImageError as error:
         raise DamagedFileError(f"{name} is not an image ({', '.join(_FORMATS)})") from error

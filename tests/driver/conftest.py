@@ -68,3 +68,10 @@ def finished_run(artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     run = tmp_path_factory.mktemp("driver") / "finished"
     train(TrainOptions(run, artifact, CPU), Recorder())
     return run
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Sets a cache of its own and returns the folder of decoded data in it, which nothing has made yet."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "netc" / "decoded"

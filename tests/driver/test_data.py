@@ -198,8 +198,8 @@ def test_damaged_idx_files_are_one_sentence(folder: Path, damage: Callable[[Path
             [
                 (
                     ("path",),
-                    'unknown option "path" of the source "digits"; known: batch_size, classes, limit, mean, '
-                    "resident, resize, scale, source, split",
+                    'unknown option "path" of the source "digits"; known: augment, batch_size, classes, limit, '
+                    "mean, range, resident, resize, scale, source, split, std, test_views",
                 )
             ],
         ),

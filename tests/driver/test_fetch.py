@@ -1,7 +1,10 @@
 """Fetching from servers of this machine: mirrors in order, what is there already, broken and wrong transfers."""
 
+import errno
 import hashlib
+import http.client
 import io
+import ssl
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
@@ -30,6 +33,8 @@ class Server:
         self.cut: int | None = None
         """Bytes of a body after which the connection ends."""
         self.ranges = True
+        self.lengths = True
+        """Whether it says how long a body is."""
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -47,7 +52,8 @@ class Server:
                 else:
                     self.send_response(200)
                 body = content[start:]
-                self.send_header("Content-Length", str(len(body)))
+                if outer.lengths:
+                    self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body if outer.cut is None else body[: outer.cut])
 
@@ -116,21 +122,67 @@ def test_a_broken_transfer_is_continued(tmp_path: Path, serve: Callable[[], Serv
 
 
 def test_another_file_under_the_name_is_never_used(tmp_path: Path, serve: Callable[[], Server]) -> None:
-    wrong, long, right = serve(), serve(), serve()
+    wrong, long, short, right = (serve() for _ in range(4))
     wrong.files = {REMOTE.name: CONTENT[:-1] + b"x"}
     long.files = {REMOTE.name: CONTENT + bytes(5000)}
+    long.lengths = False
+    short.files = {REMOTE.name: b"<html>please log in</html>"}
     with pytest.raises(DriverError) as caught:
-        fetch("numbers", Fetched((wrong.url, long.url), (REMOTE,)), tmp_path)
+        fetch("numbers", Fetched((wrong.url, long.url, short.url), (REMOTE,)), tmp_path)
     assert str(caught.value) == (
         f"cannot fetch numbers.bin of numbers: {wrong.url} has another file under this name: its SHA-256 is wrong; "
-        f"{long.url} has another file under this name: it is larger than 10240 bytes; check the connection and run the "
-        f"command again, or put the file into {tmp_path}"
+        f"{long.url} has another file under this name: it is larger than 10240 bytes; {short.url} has another file "
+        f"under this name: it has 26 bytes, not 10240; check the connection and run the command again, or put the file "
+        f"into {tmp_path}"
     )
     assert caught.value.exit_code == ExitCode.ENVIRONMENT
     assert names(tmp_path) == []
     # What an honest mirror began, a dishonest one cannot spoil for the next.
     (tmp_path / ".numbers.bin.part").write_bytes(b"x" * 20000)
     assert fetch("numbers", Fetched((wrong.url, right.url), (REMOTE,)), tmp_path)[0].read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("lengths", [True, False])
+def test_a_wrong_beginning_is_not_blamed_on_the_next_mirror(
+    tmp_path: Path, serve: Callable[[], Server], lengths: bool
+) -> None:
+    wrong, right = serve(), serve()
+    wrong.files, wrong.lengths = {REMOTE.name: b"<html>please log in</html>"}, lengths
+    assert fetch("numbers", Fetched((wrong.url, right.url), (REMOTE,)), tmp_path)[0].read_bytes() == CONTENT
+    assert right.asked == ([None] if lengths else ["bytes=26-", None])
+    (tmp_path / REMOTE.name).rename(tmp_path / ".numbers.bin.part")
+    (tmp_path / ".numbers.bin.part").write_bytes(bytes(len(CONTENT)))
+    assert fetch("numbers", Fetched((right.url,), (REMOTE,)), tmp_path)[0].read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    "fault", [ssl.SSLError(1, "bad record mac"), OSError(errno.EHOSTUNREACH, "No route to host"), TimeoutError()]
+)
+def test_a_fault_of_the_network_is_none_of_the_disk(
+    tmp_path: Path, serve: Callable[[], Server], monkeypatch: pytest.MonkeyPatch, fault: OSError
+) -> None:
+    server, real = serve(), http.client.HTTPResponse.read
+    faults = [fault]
+
+    def read(self: http.client.HTTPResponse, amt: int | None = None) -> bytes:
+        if faults:
+            raise faults.pop()
+        return real(self, amt)
+
+    monkeypatch.setattr(http.client.HTTPResponse, "read", read)
+    assert fetch("numbers", Fetched((server.url, server.url), (REMOTE,)), tmp_path)[0].read_bytes() == CONTENT
+    assert server.asked == [None, None]
+    faults.append(fault)
+    (tmp_path / REMOTE.name).unlink()
+    with pytest.raises(DriverError, match=f"{server.url} breaks off \\("):
+        fetch("numbers", Fetched((server.url,), (REMOTE,)), tmp_path)
+    # A fault of the disk would be that of every mirror.
+    (tmp_path / ".numbers.bin.part").unlink()
+    (tmp_path / ".numbers.bin.part").mkdir()
+    server.asked.clear()
+    with pytest.raises(DriverError, match=r"cannot write .*it is a folder"):
+        fetch("numbers", Fetched((server.url, server.url), (REMOTE,)), tmp_path)
+    assert len(server.asked) == 1
 
 
 def test_offline_is_one_sentence(tmp_path: Path, serve: Callable[[], Server]) -> None:

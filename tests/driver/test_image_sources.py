@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import struct
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -15,17 +16,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from netc_runtime.data import cache as cache_module
 from netc_runtime.data import class_names_of, image_files, missing_data, open_source
 from netc_runtime.data.cache import cached
 from netc_runtime.errors import DamagedFileError, DriverError, ExitCode
 
 COUNT = 6  # images of each class
-
-
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "netc" / "decoded"
 
 
 @pytest.fixture
@@ -111,6 +107,18 @@ def test_deep_grey_keeps_its_white(tmp_path: Path, cache: Path) -> None:
     assert set(images[:, 0, 0, 1]) < {0, 1, 2, 3}
 
 
+@pytest.mark.parametrize(("least", "most"), [(-1, 5), (0, 65_536)])
+def test_grey_of_32_bits_does_not_wrap(tmp_path: Path, cache: Path, least: int, most: int) -> None:
+    path = tmp_path / "d" / "a" / "0.tif"
+    path.parent.mkdir(parents=True)
+    Image.fromarray(np.array([[least, most]], np.int32)).save(path)
+    sentence = f"{path} has grey values from {least} to {most}, where black is 0 and white 65535"
+    assert said(tmp_path / "d") == sentence
+    Image.fromarray(np.array([[0, 65_535]], np.int32)).save(path)
+    shutil.copy(path, path.with_name("1.tif"))
+    assert opened(tmp_path / "d", channels=1, split={"test": 0.5}).train["image"][0].tolist() == [[[0, 255]]]
+
+
 def entries(cache: Path) -> list[str]:
     return sorted(path.name for path in cache.iterdir())
 
@@ -166,11 +174,44 @@ def test_nothing_is_left_of_a_cache_that_could_not_be_made(tmp_path: Path, cache
     with pytest.raises(DamagedFileError, match=r"^no$"):
         cached({"a": 1}, fail)
     assert entries(cache) == []
-    (cache / ".abandoned.999999999.tmp").mkdir()  # of a process that was killed
-    (cache / f".running.{os.getppid()}.tmp").mkdir()
-    with pytest.raises(DamagedFileError, match=r"^no$"):
-        cached({"a": 1}, fail)
-    assert entries(cache) == [f".running.{os.getppid()}.tmp"]
+
+
+def test_only_what_nobody_makes_any_more_is_removed_from_a_cache(cache: Path) -> None:
+    def left(name: str, seconds: float) -> str:
+        """Make what an unfinished process leaves, whose last byte was written so long ago."""
+        (cache / name).mkdir(parents=True)
+        (cache / name / "image.npy").write_bytes(b"half")
+        for path in (cache / name / "image.npy", cache / name):
+            os.utime(path, (time.time() - seconds,) * 2)
+        return name
+
+    here = cache_module._host()
+    left(f".dead.{here}.999999999.0.tmp", 0)
+    left(".old.elsewhere.999999999.0.tmp", 25 * 3600)
+    left(".short.tmp", 25 * 3600)
+    kept = {
+        left(f".running.{here}.{os.getppid()}.0.tmp", 3600),
+        left(".new.elsewhere.999999999.0.tmp", 23 * 3600),  # on another machine this process may run
+        left(".brief.tmp", 3600),
+    }
+    cached({"a": 1}, lambda _: {})
+    assert {name for name in entries(cache) if name.startswith(".")} == kept
+
+
+def test_the_second_of_two_makers_leaves_the_entry_of_the_first(cache: Path) -> None:
+    def make(name: str) -> Callable[[Path], dict[str, Any]]:
+        def made(folder: Path) -> dict[str, Any]:
+            np.save(folder / "image.npy", np.zeros(1))
+            return {"by": name}
+
+        return made
+
+    def slow(folder: Path) -> dict[str, Any]:
+        assert cached({"a": 1}, make("first")).notes == {"by": "first"}
+        return make("second")(folder)
+
+    assert cached({"a": 1}, slow).notes == {"by": "first"}
+    assert len(entries(cache)) == 1
 
 
 def test_processes_decode_the_same(folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,6 +220,9 @@ def test_processes_decode_the_same(folder: Path, cache: Path, monkeypatch: pytes
     monkeypatch.setattr(image_files, "_TRIED", 1)
     monkeypatch.setattr(image_files, "_WORTH", 0.0)
     monkeypatch.setattr(image_files, "_cores", lambda: 2)
+    # What lies where the command runs is no module of it.
+    (folder.parent / "json.py").write_text("raise SystemExit('a file of the user runs')")
+    monkeypatch.chdir(folder.parent)
     np.testing.assert_array_equal(opened(folder).train["image"], alone)
     (entry,) = cache.iterdir()
     assert sorted(path.name for path in entry.iterdir()) == ["entry.json", "image.npy"]
@@ -313,7 +357,8 @@ def test_bad_lists_are_one_sentence(folder: Path) -> None:
             f"{path}, line 2: '{cat}' is no label, unlike what the first line has; all lines need the same",
         ),
         ([f"{cat} -1"], f"{path}, line 1: {folder.parent / '-1'} does not exist or is not a file"),
-        ([f"{cat} 9999999999"], f"{path}, line 1: the label 9999999999 is too large; the classes are 0, 1, ..."),
+        ([f"{cat} 9999999999"], f"{path}, line 1 has the label 9999999999; the last class is 1048575"),
+        ([f"{cat} 1048576"], f"{path}, line 1 has the label 1048576; the last class is 1048575"),
         (["images/no.png 0"], f"{path}, line 1: {folder / 'no.png'} does not exist or is not a file"),
         (
             [f"{cat} {cat}"],
@@ -322,6 +367,13 @@ def test_bad_lists_are_one_sentence(folder: Path) -> None:
     ):
         listed(folder, lines)
         assert said(path, "image_list") == sentence
+    (folder / "broken.png").write_bytes(b"no image")
+    Image.fromarray(np.zeros((4, 5), np.uint8)).save(folder / "map.png")
+    listed(folder, ["images/broken.png images/map.png", f"{cat} images/broken.png"])
+    assert said(path, "image_list", on_error="skip") == (
+        f"{path} has no line whose image and target can both be decoded; the first that cannot: "
+        f"{folder / 'broken.png'} is not an image (PNG, JPEG, BMP, GIF, PPM, TIFF, WEBP)"
+    )
     path.write_bytes(b"\xff\xfe 0")
     assert said(path, "image_list") == f"{path} is not a text in UTF-8: invalid start byte at byte 0"
     Image.fromarray(np.zeros((2, 5), np.uint8)).save(folder / "small.png")

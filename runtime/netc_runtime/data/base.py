@@ -42,6 +42,9 @@ class Samples(Protocol):
     def __array__(self) -> Array: ...
 
 
+MOST_CLASSES = 1 << 20
+"""How many classes data may have: what is no label, but a measurement, should not become as many names."""
+
 Split: TypeAlias = Mapping[str, Samples]
 """Field name to samples; axis 0 counts them: `image` is [n, C, H, W], `label` is [n] class indices."""
 
@@ -102,5 +105,5 @@ def as_folder(path: str) -> Path:
 
 
 def numbered(labels: Array) -> tuple[str, ...]:
-    """Return the names of classes that have only numbers."""
+    """Return the names of classes that have only numbers, all below MOST_CLASSES."""
     return tuple(map(str, range(1 + int(labels.max()))))

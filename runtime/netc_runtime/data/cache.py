@@ -1,14 +1,19 @@
-"""Arrays made from other files, kept under a key of all that they depend on: complete or absent, proved when read.
+"""Arrays made from other files, kept under a key of all that they depend on: complete or absent.
 
 An entry is a folder in `decoded` of the cache, named by the SHA-256 of its key. It holds FIELD.npy files and
-`entry.json`, which is written last and says what the files should be. An entry that is not what it says is made anew.
+`entry.json`, which is written last and says what the files should be: their sizes, and a digest of some blocks of each.
+An entry that is not what it says is made anew. That finds files which are cut off or of another entry, but not every
+byte that has changed: a large file is not read for it.
 """
 
 import hashlib
 import json
 import os
+import secrets
 import shutil
+import socket
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -26,6 +31,7 @@ FORMAT = 1  # of entries; another one is another key
 _ENTRY = "entry.json"
 _ENTRY_LIMIT = 64 << 20
 _BLOCKS, _BLOCK = 64, 4096  # what is read of a file to know it again
+_ABANDONED = 24 * 3600.0  # seconds without a byte
 
 
 @dataclass(frozen=True)
@@ -50,24 +56,31 @@ def cached(key: Mapping[str, Any], make: Callable[[Path], Mapping[str, Any]]) ->
     with storage_errors("create", parent):
         parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(parent)
-    temporary = parent / f".{folder.name[:16]}.{os.getpid()}.tmp"
+    temporary = parent / f".{folder.name[:16]}.{_host()}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
     with storage_errors("write", temporary):
-        shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         try:
             notes = make(temporary)
             files = {path.name: _known_by(path) for path in sorted(temporary.glob("*.npy"))}
             write_atomically(temporary / _ENTRY, json.dumps({"files": files, "notes": notes}).encode())
-            shutil.rmtree(folder, ignore_errors=True)  # a damaged one
-            with suppress(OSError):  # another process may have been quicker
-                temporary.rename(folder)
+            _place(temporary, folder)
             sync(parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-    made = _read(folder)
+    made = _read(folder) or _read(folder)  # another process may just be replacing it
     if made is None:
         raise DriverError(f"{folder} was written, but does not read the same; check the storage of the cache")
     return made
+
+
+def _place(temporary: Path, folder: Path) -> None:
+    """Give a complete entry its name, unless another process was quicker."""
+    with suppress(OSError):  # as there is an entry
+        temporary.rename(folder)
+    if _read(folder) is None:
+        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):
+            temporary.rename(folder)
 
 
 def stamps(paths: Iterable[Path], within: Path) -> list[tuple[str, int, int]]:
@@ -106,11 +119,29 @@ def _known_by(path: Path) -> dict[str, Any]:
 
 
 def _remove_abandoned(parent: Path) -> None:
-    """Remove what killed processes left half made."""
+    """Remove what killed processes left half made: those of this machine, and whatever nobody writes any more."""
     for path in parent.glob(".*.tmp"):
-        pid = path.name.split(".")[-2]
-        if pid.isdecimal() and not _runs(int(pid)):
+        host, pid = (["", "", *path.name.split(".")])[-4:-2]
+        dead = host == _host() and pid.isdecimal() and not _runs(int(pid))
+        if dead or _idle(path) > _ABANDONED:
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _idle(folder: Path) -> float:
+    """Return for how many seconds nothing in a folder was written, 0 if it is gone."""
+    try:
+        return time.time() - max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
+    except OSError:
+        return 0.0
+
+
+def _host() -> str:
+    """Return a text that differs where the same process number means another process: on machines, in containers."""
+    try:
+        numbers = str(Path("/proc/self/ns/pid").readlink())
+    except OSError:  # no Linux
+        numbers = ""
+    return hashlib.sha256(f"{socket.gethostname()} {numbers}".encode()).hexdigest()[:16]
 
 
 def _runs(pid: int) -> bool:

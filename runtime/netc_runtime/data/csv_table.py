@@ -11,8 +11,9 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from netc_runtime.arrays import Array
-from netc_runtime.data.base import Problem, Source, as_folder, numbered
-from netc_runtime.data.folders import missing_parts, parts
+from netc_runtime.data.base import MOST_CLASSES, Problem, Source, as_folder, numbered
+from netc_runtime.data.file_source import missing_parts
+from netc_runtime.data.folders import parts
 from netc_runtime.data.options import CLASSES, LIMIT, SPLIT, TEXT, TEXTS, Option, path_option
 from netc_runtime.errors import DamagedFileError, DriverError, ExitCode, did_you_mean
 from netc_runtime.files import storage_errors
@@ -20,7 +21,6 @@ from netc_runtime.files import storage_errors
 _FILE = "the .csv file, or a folder with train.csv and test.csv"
 _ENDINGS = (".csv",)
 _MOST_COLUMNS = 100_000
-_MOST_CLASSES = 100_000
 _FEATURES = Option(
     "features", TEXTS, "the columns to feed", note="In this order; by default all that are no target, in theirs."
 )
@@ -31,8 +31,9 @@ _DELIMITER = Option("delimiter", TEXT, "the character between two columns", defa
 class CSV(Source):
     """A CSV file whose first line names the columns, and whose other lines are samples of real numbers.
 
-    The features are `image`, [n, columns]. A single target of texts, or of whole numbers from 0 on, is `label`: texts
-    are classes in alphabetical order. Targets of numbers are also the field `target`, [n, columns], to be regressed.
+    The features are `image`, [n, columns]. A single target of texts, or of whole numbers from 0 to 1,048,575, is
+    `label`: texts are classes in alphabetical order. Targets of numbers are also the field `target`, [n, columns], for
+    regression.
 
     Example: data: {source: csv, path: iris.csv, target: species}
     """
@@ -192,17 +193,17 @@ def _class_names(tables: Sequence[_Table]) -> tuple[str, ...]:
     if not any(table.worded for table in tables):
         return ()
     names = sorted({text for table in tables for text in table.texts})
-    if len(names) > _MOST_CLASSES:
-        raise DriverError(f"{tables[0].path} has more than {_MOST_CLASSES} classes; is its target really a label?")
+    if len(names) > MOST_CLASSES:
+        raise DriverError(f"{tables[0].path} has more than {MOST_CLASSES} classes; is its target really a label?")
     return tuple(names)
 
 
 def _whole(tables: Sequence[_Table]) -> bool:
-    """Whether a single target has only whole numbers from 0 on, which can be labels."""
+    """Whether a single target has only whole numbers that can be labels."""
     return all(
         table.columns == 1
         and not table.worded
-        and all(0 <= value < 2**31 and value % 1 == 0 for value in table.targets)
+        and all(0 <= value < MOST_CLASSES and value % 1 == 0 for value in table.targets)
         for table in tables
     )
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from netc_runtime.arrays import shape_text
-from netc_runtime.data.base import Samples, Source
+from netc_runtime.data.base import MOST_CLASSES, Samples, Source
 from netc_runtime.data.folders import SPLITS
 from netc_runtime.data.moments import channel_moments, parts
 
@@ -106,7 +106,7 @@ def _counts(labels: Samples) -> npt.NDArray[np.intp]:
     found = np.zeros(0, np.intp)
     for part in parts(labels):
         values = part.ravel()
-        values = values[(values >= 0) & (values < 1 << 20)].astype(np.intp)
+        values = values[(values >= 0) & (values < MOST_CLASSES)].astype(np.intp)
         own = np.bincount(values, minlength=len(found))
         own[: len(found)] += found
         found = own

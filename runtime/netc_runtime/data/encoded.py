@@ -8,7 +8,7 @@ from typing import IO, Any
 import numpy as np
 
 from netc_runtime.arrays import Array, shape_text
-from netc_runtime.data.base import Split
+from netc_runtime.data.base import MOST_CLASSES, Split
 from netc_runtime.data.cache import cached, stamps
 from netc_runtime.data.npy_writer import RowWriter
 from netc_runtime.data.options import CHANNELS
@@ -98,6 +98,8 @@ class _Maker:
 
 
 def _label(record: Encoded) -> int:
-    if not isinstance(record.label, int) or isinstance(record.label, bool) or not 0 <= record.label < 2**31:
+    if not isinstance(record.label, int) or isinstance(record.label, bool) or record.label < 0:
         raise DamagedFileError(f"{record.name} has the label {record.label!r}, where a class 0, 1, ... is needed")
+    if record.label >= MOST_CLASSES:
+        raise DamagedFileError(f"{record.name} has the label {record.label}; the last class is {MOST_CLASSES - 1}")
     return record.label

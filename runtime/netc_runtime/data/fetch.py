@@ -6,8 +6,8 @@ import tarfile
 import urllib.error
 import urllib.request
 import zlib
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TypeAlias
 
@@ -17,6 +17,7 @@ from netc_runtime.files import digest_of, storage_errors, sync
 
 _CHUNK = 1 << 20
 _TIMEOUT = 30.0  # seconds without a byte
+_ANOTHER = "has another file under this name"
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Told a file's name, how many bytes of it are there, and how many it has."""
@@ -59,17 +60,17 @@ def _fetch_file(name: str, remote: Remote, folder: Path, mirrors: Sequence[str],
         return path
     reasons: list[str] = []
     for mirror in mirrors:
+        try:
+            _download(f"{mirror}{remote.name}", remote, part, progress)
+        except _UnusableError as error:
+            reasons.append(f"{mirror} {error}")
+            continue
         with storage_errors("write", part):
-            try:
-                _download(f"{mirror}{remote.name}", remote, part, progress)
-            except _UnusableError as error:
-                reasons.append(f"{mirror} {error}")
-                continue
             with part.open("rb") as file:
                 os.fsync(file.fileno())
             part.replace(path)
             sync(folder)
-            return path
+        return path
     raise DriverError(
         f"cannot fetch {remote.name} of {name}: {'; '.join(reasons)}; check the connection and run the command again, "
         f"or put the file into {folder}",
@@ -78,47 +79,69 @@ def _fetch_file(name: str, remote: Remote, folder: Path, mirrors: Sequence[str],
 
 
 def _download(url: str, remote: Remote, part: Path, progress: Progress) -> None:
-    """Continue or begin `part`, and prove it; raises _UnusableError."""
-    have = part.stat().st_size if part.exists() else 0
-    if have > remote.size:
-        have = 0
+    """Continue or begin `part`, and prove it; raises _UnusableError, and DriverError for the disk."""
+    with storage_errors("read", part):
+        have = part.stat().st_size if part.exists() else 0
     if have < remote.size:
-        try:
-            _transfer(url, remote, part, have, progress)
-        except urllib.error.HTTPError as error:
-            raise _UnusableError(f"says {error.code} {error.reason}") from error
-        except urllib.error.URLError as error:
-            raise _UnusableError(f"does not answer ({error.reason})") from error
-        except (http.client.HTTPException, TimeoutError, ConnectionError, ValueError) as error:
-            raise _UnusableError(f"breaks off ({error or type(error).__name__})") from error
-    size = part.stat().st_size
-    if size < remote.size:
-        raise _UnusableError(f"breaks off after {size} of {remote.size} bytes")
+        _transfer(url, remote, part, have, progress)
+    if have and digest_of(part) != remote.digest:  # which may be the fault of whoever sent the beginning
+        _transfer(url, remote, part, 0, progress)
     if digest_of(part) != remote.digest:
-        part.unlink()
-        raise _UnusableError("has another file under this name: its SHA-256 is wrong")
+        _remove(part)
+        raise _UnusableError(f"{_ANOTHER}: its SHA-256 is wrong")
 
 
 def _transfer(url: str, remote: Remote, part: Path, have: int, progress: Progress) -> None:
-    request = urllib.request.Request(
-        url, headers={"User-Agent": "netc", **({"Range": f"bytes={have}-"} if have else {})}
-    )
-    with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer:
+    """Write all that `part` lacks after its first `have` bytes; raises _UnusableError, and DriverError for the disk."""
+    with _connection(), urllib.request.urlopen(_request(url, have), timeout=_TIMEOUT) as answer:
         if answer.status != http.client.PARTIAL_CONTENT:
             have = 0
         elif not str(answer.headers.get("Content-Range", "")).startswith(f"bytes {have}-"):
             raise _UnusableError("sends another part of the file than it was asked for")
-        with part.open("r+b" if have else "wb") as file:
+        length = answer.headers.get("Content-Length")
+        if length is not None and have + int(length) != remote.size:
+            raise _UnusableError(f"{_ANOTHER}: it has {have + int(length)} bytes, not {remote.size}")
+        with storage_errors("write", part), part.open("r+b" if have else "wb") as file:
             file.seek(have)
             file.truncate()
             # One byte too many is enough to know that this is another file.
-            while have <= remote.size and (chunk := answer.read(min(_CHUNK, remote.size + 1 - have))):
+            while have <= remote.size and (chunk := _received(answer, min(_CHUNK, remote.size + 1 - have))):
                 file.write(chunk)
                 have += len(chunk)
                 progress(remote.name, min(have, remote.size), remote.size)
+    if have < remote.size:
+        raise _UnusableError(f"breaks off after {have} of {remote.size} bytes")
     if have > remote.size:
+        _remove(part)
+        raise _UnusableError(f"{_ANOTHER}: it is larger than {remote.size} bytes")
+
+
+def _request(url: str, have: int) -> urllib.request.Request:
+    return urllib.request.Request(url, headers={"User-Agent": "netc", **({"Range": f"bytes={have}-"} if have else {})})
+
+
+def _received(answer: IO[bytes], count: int) -> bytes:
+    """Read from a connection, whose errors are none of the disk's."""
+    with _connection():
+        return answer.read(count)
+
+
+@contextmanager
+def _connection() -> Iterator[None]:
+    """Turn what connections raise into _UnusableError."""
+    try:
+        yield
+    except urllib.error.HTTPError as error:
+        raise _UnusableError(f"says {error.code} {error.reason}") from error
+    except urllib.error.URLError as error:
+        raise _UnusableError(f"does not answer ({error.reason})") from error
+    except (http.client.HTTPException, OSError, ValueError) as error:
+        raise _UnusableError(f"breaks off ({str(error) or type(error).__name__})") from error
+
+
+def _remove(part: Path) -> None:
+    with storage_errors("remove", part):
         part.unlink()
-        raise _UnusableError(f"has another file under this name: it is larger than {remote.size} bytes")
 
 
 def _unpacked(archive: Path, members: Sequence[str], folder: Path) -> list[Path]:

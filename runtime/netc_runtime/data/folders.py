@@ -10,8 +10,8 @@ from netc_runtime.errors import DriverError, ExitCode
 from netc_runtime.files import storage_errors
 
 SPLITS = ("train", "test")
-# What others call the split to test with, the first of which there is.
-_TEST = ("test", "val", "valid", "validation")
+CALLED = {"train": ("train",), "test": ("test", "val", "valid", "validation")}
+"""What others call each split; where there are several, the first of them is meant."""
 
 
 def cache_folder() -> Path:
@@ -44,6 +44,14 @@ def path_problem(sentence: str) -> list[Problem]:
     return [(("path",), sentence)]
 
 
+def no_path(name: str, options: Mapping[str, Any], about: str) -> list[Problem]:
+    """Return a sentence unless the option `path`, which should name what `about` says, names something that exists."""
+    path = options.get("path")
+    if not path:
+        return path_problem(f'the source "{name}" needs `path`: {about}')
+    return [] if as_folder(path).exists() else path_problem(f"{as_folder(path)} does not exist")
+
+
 def wrong_folder(folder: Path) -> list[Problem]:
     """Return a sentence unless this is a folder."""
     if folder.is_dir():
@@ -64,8 +72,10 @@ def parts(path: Path, endings: Iterable[str]) -> dict[str, list[Path]]:
         return {}
     with storage_errors("read", path):
         files = sorted(file for file in path.iterdir() if file.name.endswith(endings) and not file.name.startswith("."))
-    found = {"train": _of_split(files, "train")}
-    found["test"] = next((named for name in _TEST if (named := _of_split(files, name))), [])
+    found = {
+        split: next((named for name in names if (named := _of_split(files, name))), [])
+        for split, names in CALLED.items()
+    }
     return {split: named for split, named in found.items() if named}
 
 
@@ -84,24 +94,8 @@ def single_parts(path: Path, endings: Iterable[str]) -> dict[str, Path]:
 
 def folder_of_split(folder: Path, split: str) -> Path | None:
     """Return the folder inside that holds a split, or None."""
-    names = ("train",) if split == "train" else _TEST
-    return next((folder / name for name in names if (folder / name).is_dir()), None)
+    return next((folder / name for name in CALLED[split] if (folder / name).is_dir()), None)
 
 
-def missing_parts(name: str, options: Mapping[str, Any], about: str, endings: Iterable[str]) -> list[Problem]:
-    """Return what is wrong with a `path` whose `parts` a source reads; `about` says what it should name."""
-    path = options.get("path")
-    if not path:
-        return path_problem(f'the source "{name}" needs `path`: {about}')
-    place, endings = as_folder(path), tuple(endings)
-    if not place.exists():
-        return path_problem(f"{place} does not exist")
-    if "train" not in parts(place, endings):
-        return path_problem(
-            f"{place} holds no training files: they are called train{endings[0]} or train-*{endings[0]}"
-        )
-    return []
-
-
-def _of_split(files: Iterable[Path], split: str) -> list[Path]:
-    return [file for file in files if file.name.partition(".")[0].replace("_", "-").partition("-")[0] == split]
+def _of_split(files: Iterable[Path], name: str) -> list[Path]:
+    return [file for file in files if file.name.partition(".")[0].replace("_", "-").partition("-")[0] == name]

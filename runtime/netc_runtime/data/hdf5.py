@@ -8,23 +8,23 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from netc_runtime.arrays import Array
-from netc_runtime.data.base import Problem, Samples, Source, Split, as_folder
+from netc_runtime.data.base import Samples, Split, as_folder
 from netc_runtime.data.extras import require
-from netc_runtime.data.folders import missing_parts, single_parts
+from netc_runtime.data.file_source import FileSource
+from netc_runtime.data.folders import single_parts
 from netc_runtime.data.mapped import KEPT, Indices
-from netc_runtime.data.named_arrays import check_counts, named_splits, real
+from netc_runtime.data.named_arrays import read_splits, real
 from netc_runtime.data.options import CLASSES, FIELDS, LIMIT, SPLIT, Option, path_option
 from netc_runtime.data.rows import Rows, mapped
 from netc_runtime.errors import DamagedFileError, DriverError, ExitCode
 
-_FILE = "the .h5 file, or a folder with train.h5 and test.h5"
-_ENDINGS = (".h5", ".hdf5", ".hdf")
 _MOST_NAMES = 10_000
+_DEPTH = 8  # of groups in groups; no honest file has more
 # What h5py raises for files that are damaged, and for links that lead nowhere.
 _ERRORS = (OSError, KeyError, ValueError, RuntimeError, TypeError)
 
 
-class HDF5(Source):
+class HDF5(FileSource):
     """One HDF5 file of data sets of real numbers whose axis 0 counts the samples, at any depth of groups.
 
     Their names say field and split as those of `npz` do; `data` and `label` of Caffe's HDF5Data are known. A data set
@@ -35,34 +35,30 @@ class HDF5(Source):
     """
 
     about: ClassVar[str] = "data sets of an HDF5 file, read as they are needed"
-    options: ClassVar[tuple[Option, ...]] = (path_option(_FILE), FIELDS, SPLIT, CLASSES, LIMIT)
+    file: ClassVar[str] = "the .h5 file, or a folder with train.h5 and test.h5"
+    endings: ClassVar[tuple[str, ...]] = (".h5", ".hdf5", ".hdf")
+    options: ClassVar[tuple[Option, ...]] = (path_option(file), FIELDS, SPLIT, CLASSES, LIMIT)
     extra: ClassVar[str | None] = "hdf5"
-
-    @classmethod
-    def class_names(cls, name: str, options: Mapping[str, Any]) -> tuple[str, ...]:
-        """Return nothing: arrays do not name classes."""
-        return ()
-
-    @classmethod
-    def missing(cls, name: str, options: Mapping[str, Any]) -> list[Problem]:
-        """Return a sentence if there is no such file."""
-        return missing_parts(name, options, _FILE, _ENDINGS)
 
     @classmethod
     def open(cls, name: str, options: Mapping[str, Any]) -> Self:
         """Open the data sets; raises DriverError: 3 without h5py, 2 for values that are no numbers, 1 for damage."""
         h5py = require("h5py", "hdf5", "reading HDF5 files")
         splits: dict[str, Split] = {}
-        for part, path in single_parts(as_folder(options["path"]), _ENDINGS).items():
-            with _reading(path), ExitStack() as opened:
-                file = opened.enter_context(h5py.File(path, "r"))
-                names = _names(h5py, path, file, "")
-                for split, fields in named_splits(path, names, options.get("fields", {})).items():
-                    arrays = {field: _samples(path, file[there], there) for field, there in fields.items()}
-                    check_counts(path, arrays)
-                    splits[part if split == "train" else split] = arrays
-                opened.pop_all()  # samples may be read as long as there is somebody who has them
+        for part, path in single_parts(as_folder(options["path"]), cls.endings).items():
+            for split, arrays in _read(h5py, path, options.get("fields", {})).items():
+                splits[part if split == "train" else split] = arrays
         return cls(splits["train"], splits.get("test", {}), ())
+
+
+def _read(h5py: Any, path: Path, fields: Mapping[str, str]) -> Mapping[str, Split]:
+    with _reading(path), ExitStack() as opened:
+        file = opened.enter_context(h5py.File(path, "r"))
+        found = read_splits(
+            path, _names(h5py, path, file), fields, KEPT, lambda name, room: _samples(path, file[name], name, room)
+        )
+        opened.pop_all()  # samples may be read as long as there is somebody who has them
+        return found
 
 
 @contextmanager
@@ -70,31 +66,40 @@ def _reading(path: Path) -> Iterator[None]:
     """Turn what h5py raises into a sentence."""
     try:
         yield
+    except MemoryError as error:
+        raise DriverError(f"{path} takes more memory than there is: {error}", ExitCode.ENVIRONMENT) from error
     except _ERRORS as error:
         raise DamagedFileError(f"{path} is not a sound HDF5 file: {error}") from error
 
 
-def _names(h5py: Any, path: Path, group: Any, before: str) -> list[str]:
-    """Return the paths of all data sets inside; links are followed only within the file, and never in a circle."""
+def _names(h5py: Any, path: Path, file: Any) -> list[str]:
+    """Return the paths of all data sets; links are followed only within the file, and into each group once."""
     found: list[str] = []
-    for name in group:
-        link = group.get(name, getlink=True)
-        if not isinstance(link, h5py.HardLink):
-            raise DriverError(
-                f"{path} has a link at {before}{name}; only data in the file itself are read", ExitCode.USAGE
-            )
-        item = group[name]
-        if isinstance(item, h5py.Dataset):
-            found.append(f"{before}{name}")
-        # Hard links can make circles too; no honest file is this deep.
-        elif isinstance(item, h5py.Group) and before.count("/") < 8:
-            found += _names(h5py, path, item, f"{before}{name}/")
-        if len(found) > _MOST_NAMES:
-            raise DamagedFileError(f"{path} has more than {_MOST_NAMES} data sets")
+    groups, visited, seen = [("", file)], set(), 0
+    while groups:
+        before, group = groups.pop()
+        address = h5py.h5o.get_info(group.id).addr
+        if address in visited:  # hard links can make circles
+            continue
+        visited.add(address)
+        for name in group:
+            seen += 1
+            if seen > _MOST_NAMES:
+                raise DamagedFileError(f"{path} has more than {_MOST_NAMES} groups and data sets")
+            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                raise DriverError(
+                    f"{path} has a link at {before}{name}; only data in the file itself are read", ExitCode.USAGE
+                )
+            item = group[name]
+            if isinstance(item, h5py.Dataset):
+                found.append(f"{before}{name}")
+            elif isinstance(item, h5py.Group) and before.count("/") < _DEPTH:
+                groups.append((f"{before}{name}/", item))
     return found
 
 
-def _samples(path: Path, dataset: Any, name: str) -> Samples:
+def _samples(path: Path, dataset: Any, name: str, room: int) -> Samples:
+    """Return a data set: mapped, or read now if it takes at most `room` bytes, or else whenever a batch needs it."""
     real(path, name, dataset.dtype)
     if dataset.external or dataset.is_virtual:
         raise DriverError(f"{path} keeps {name} in other files; only data in the file itself are read", ExitCode.USAGE)
@@ -106,7 +111,7 @@ def _samples(path: Path, dataset: Any, name: str) -> Samples:
             raise DamagedFileError(f"{path} is truncated: {name} should end beyond its {path.stat().st_size} bytes")
         return mapped(np.memmap(path, dataset.dtype, "r", offset, dataset.shape))
 
-    if dataset.nbytes <= KEPT:
+    if dataset.nbytes <= room:
         everything: Array = dataset[...]
         return everything
 

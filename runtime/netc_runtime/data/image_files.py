@@ -155,7 +155,8 @@ def _in_processes(task: Task, paths: Sequence[Path], first: int, count: int, fol
         job.write_text(json.dumps({**own, "how": how, "first": start, "paths": files}))
     # Processes that say what they do, unlike those of multiprocessing, need no pickle and no guarded main module.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    command = [sys.executable, "-m", "netc_runtime.data.image_worker"]
+    # -P, because files in the folder where the user works are none of theirs.
+    command = [sys.executable, "-P", "-m", "netc_runtime.data.image_worker"]
     processes: list[subprocess.Popen[bytes]] = []
     failures: list[Failure] = []
     try:

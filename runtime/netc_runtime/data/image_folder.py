@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from netc_runtime.data.base import Problem, Source, Split, as_folder
-from netc_runtime.data.folders import SPLITS, folder_of_split, path_problem, wrong_folder
+from netc_runtime.data.folders import SPLITS, folder_of_split, no_path, path_problem, wrong_folder
 from netc_runtime.data.image_files import ENDINGS, Decoding, decoded
 from netc_runtime.data.options import CHANNELS, CLASSES, LIMIT, ON_ERROR, SPLIT, Option, path_option
 from netc_runtime.errors import DamagedFileError, DriverError, ExitCode
@@ -44,12 +44,9 @@ class ImageFolder(Source):
     @classmethod
     def missing(cls, name: str, options: Mapping[str, Any]) -> list[Problem]:
         """Return a sentence if `path` is no folder with folders."""
-        path = options.get("path")
-        if not path:
-            return path_problem(f'the source "{name}" needs `path`: {_FOLDER}')
-        folder = as_folder(path)
-        if wrong := wrong_folder(folder):
+        if wrong := no_path(name, options, _FOLDER) or wrong_folder(as_folder(options["path"])):
             return wrong
+        folder = as_folder(options["path"])
         for split in SPLITS:
             inside = folder_of_split(folder, split)
             if split == "train":

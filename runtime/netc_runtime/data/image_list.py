@@ -7,18 +7,16 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from netc_runtime.data.base import Problem, Samples, Source, Split, as_folder, numbered
-from netc_runtime.data.folders import missing_parts, parts
+from netc_runtime.data.base import MOST_CLASSES, Samples, Split, as_folder, numbered
+from netc_runtime.data.file_source import FileSource
+from netc_runtime.data.folders import parts
 from netc_runtime.data.image_files import Decoding, decoded
 from netc_runtime.data.options import CHANNELS, CLASSES, LIMIT, ON_ERROR, SPLIT, TEXT, Option, path_option
 from netc_runtime.data.rows import changed, select
 from netc_runtime.errors import DamagedFileError, DriverError, ExitCode
 from netc_runtime.files import read_bounded
 
-_FILE = "the list, or a folder with train.txt and test.txt"
-_ENDINGS = (".txt", ".lst")
 _LIST_LIMIT = 1 << 30
-_MOST_LABEL = 2**31 - 1
 _ROOT = Option("root", TEXT, "the folder that paths in the list begin from", note="That of the list by default.")
 _TARGET = Option(
     "target",
@@ -30,7 +28,7 @@ _TARGET = Option(
 )
 
 
-class ImageList(Source):
+class ImageList(FileSource):
     """A text file with a line for each sample: the path of an image and a label, or the path of a second image.
 
     A number from 0 on is a label; anything else is the path of a target that has a value at every place, such as a map
@@ -40,8 +38,10 @@ class ImageList(Source):
     """
 
     about: ClassVar[str] = "a text file of image paths with labels, or with paths of dense targets"
+    file: ClassVar[str] = "the list, or a folder with train.txt and test.txt"
+    endings: ClassVar[tuple[str, ...]] = (".txt", ".lst")
     options: ClassVar[tuple[Option, ...]] = (
-        path_option(_FILE),
+        path_option(file),
         _ROOT,
         _TARGET,
         CHANNELS,
@@ -54,21 +54,11 @@ class ImageList(Source):
     resizes: ClassVar[bool] = True
 
     @classmethod
-    def class_names(cls, name: str, options: Mapping[str, Any]) -> tuple[str, ...]:
-        """Return nothing: a list does not name classes."""
-        return ()
-
-    @classmethod
-    def missing(cls, name: str, options: Mapping[str, Any]) -> list[Problem]:
-        """Return a sentence if there is no list of training images."""
-        return missing_parts(name, options, _FILE, _ENDINGS)
-
-    @classmethod
     def open(cls, name: str, options: Mapping[str, Any]) -> Self:
         """Decode all images, or map those decoded before; raises DriverError naming the file and the line."""
         splits: dict[str, Split] = {}
         notes: list[str] = []
-        for split, files in parts(as_folder(options["path"]), _ENDINGS).items():
+        for split, files in parts(as_folder(options["path"]), cls.endings).items():
             splits[split], skipped = _read(files, options)
             notes += skipped
         labels = [np.asarray(found["label"][:]) for found in splits.values() if "label" in found]
@@ -98,6 +88,10 @@ def _read(files: Sequence[Path], options: Mapping[str, Any]) -> tuple[Split, lis
     targets = [line.target for line in lines if line.target is not None]
     found, sound, more = decoded(targets, root, Decoding(0 if field == "label" else 1, size, skip))
     both = np.intersect1d(kept, sound)
+    if not len(both):
+        raise DamagedFileError(
+            f"{files[0]} has no line whose image and target can both be decoded; the first that cannot: {skipped[0]}"
+        )
     images, found = (select(s, np.searchsorted(own, both)) for s, own in ((images, kept), (found, sound)))
     _check_sizes(images, found, lines[int(both[0])])
     if field != "label":
@@ -132,8 +126,8 @@ def _lines(file: Path, options: Mapping[str, Any]) -> list[_Line]:
                 f"{file}, line {number}: the path of an image and a label are needed, found {line.strip()[:100]!r}"
             ) from None
         label = int(second) if second.isascii() and second.isdecimal() and len(second) < 11 else None
-        if label is not None and label > _MOST_LABEL:
-            raise DamagedFileError(f"{file}, line {number}: the label {label} is too large; the classes are 0, 1, ...")
+        if label is not None and label >= MOST_CLASSES:
+            raise DamagedFileError(f"{file}, line {number} has the label {label}; the last class is {MOST_CLASSES - 1}")
         found.append(_Line(root / image, label, None if label is not None else root / second))
         if (found[0].label is None) != (label is None):
             raise DamagedFileError(

@@ -11,13 +11,12 @@ from netc_runtime.arrays import Array, shape_text
 from netc_runtime.data.base import Problem, Source, Split, as_folder, numbered
 from netc_runtime.data.encoded import Encoded, cached_records
 from netc_runtime.data.extras import require
-from netc_runtime.data.folders import path_problem
+from netc_runtime.data.folders import CALLED, no_path, path_problem
 from netc_runtime.data.options import CHANNELS, CLASSES, LIMIT, ON_ERROR, SPLIT, Option, path_option
 from netc_runtime.errors import DamagedFileError
 
 _FOLDER = "the folder of the database, or one with train_lmdb and test_lmdb"
 _DATA = "data.mdb"
-_NAMES = {"train": ("train_lmdb", "train"), "test": ("test_lmdb", "test", "val_lmdb", "val")}
 _MOST_VALUES = 1 << 28  # of one image
 
 
@@ -43,12 +42,9 @@ class LMDB(Source):
     @classmethod
     def missing(cls, name: str, options: Mapping[str, Any]) -> list[Problem]:
         """Return a sentence if there is no database."""
-        path = options.get("path")
-        if not path:
-            return path_problem(f'the source "{name}" needs `path`: {_FOLDER}')
-        folder = as_folder(path)
-        if not folder.exists():
-            return path_problem(f"{folder} does not exist")
+        if wrong := no_path(name, options, _FOLDER):
+            return wrong
+        folder = as_folder(options["path"])
         return [] if "train" in _databases(folder) else path_problem(f"{folder} is no LMDB database: it lacks {_DATA}")
 
     @classmethod
@@ -72,7 +68,10 @@ def _databases(path: Path) -> dict[str, Path]:
         return {"train": path}
     if (path / _DATA).is_file():
         return {"train": path / _DATA}
-    places = {split: [path / name / _DATA for name in names] for split, names in _NAMES.items()}
+    places = {
+        split: [path / f"{name}{ending}" / _DATA for name in names for ending in ("_lmdb", "")]
+        for split, names in CALLED.items()
+    }
     return {
         split: next(f for f in files if f.is_file()) for split, files in places.items() if any(map(Path.is_file, files))
     }

@@ -1,6 +1,6 @@
 """Which arrays of a file are which field of which split, by their names."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +8,13 @@ import numpy as np
 
 from netc_runtime.arrays import shape_text
 from netc_runtime.data.base import Samples
+from netc_runtime.data.folders import CALLED, SPLITS
+from netc_runtime.data.mapped import is_in_memory
 from netc_runtime.errors import DamagedFileError, DriverError, ExitCode
 
 # What others call the fields; only whole names, so that nothing is taken for what it is not.
 _ALIASES = {"x": "image", "data": "image", "images": "image", "y": "label", "labels": "label"}
-_SPLITS = {"train": "train", "test": "test", "val": "test", "valid": "test"}
+_SPLITS = {name: split for split, names in CALLED.items() for name in names}
 
 
 def named_splits(path: Path, names: Collection[str], fields: Mapping[str, str]) -> dict[str, dict[str, str]]:
@@ -48,10 +50,27 @@ def named_splits(path: Path, names: Collection[str], fields: Mapping[str, str]) 
     if "test" in found and found["test"].keys() != found["train"].keys():
         other = sorted(found["test"].keys() ^ found["train"].keys())[0]
         raise DriverError(f"{path} has the field {other} in one split alone: both need the same fields", ExitCode.USAGE)
-    return {split: found[split] for split in ("train", "test") if split in found}
+    return {split: found[split] for split in SPLITS if split in found}
 
 
-def check_counts(path: Path, arrays: Mapping[str, Samples]) -> None:
+def read_splits(
+    path: Path, names: Collection[str], fields: Mapping[str, str], budget: int, read: Callable[[str, int], Samples]
+) -> dict[str, dict[str, Samples]]:
+    """Return the arrays of `named_splits`; raises DriverError also where their samples do not fit each other.
+
+    `read` returns the array of a name, given how many bytes it may take in memory: what is left of `budget`.
+    """
+    found: dict[str, dict[str, Samples]] = {}
+    for split, own in named_splits(path, names, fields).items():
+        found[split] = {}
+        for field, name in own.items():
+            samples = found[split][field] = read(name, budget)
+            budget -= samples.nbytes if is_in_memory(samples) else 0
+        _check_counts(path, found[split])
+    return found
+
+
+def _check_counts(path: Path, arrays: Mapping[str, Samples]) -> None:
     """Raise DriverError unless all fields of a split have the same samples, and some."""
     first = next(iter(arrays))
     for field, samples in arrays.items():

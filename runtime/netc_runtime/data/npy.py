@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Self
 
 from netc_runtime.arrays import shape_text
 from netc_runtime.data.base import Problem, Source, Split, as_folder
-from netc_runtime.data.folders import SPLITS, path_problem, wrong_folder
+from netc_runtime.data.folders import SPLITS, no_path, path_problem, wrong_folder
 from netc_runtime.data.options import CLASSES, LIMIT, SPLIT, Option, path_option
 from netc_runtime.data.rows import mapped
 from netc_runtime.errors import DamagedFileError, DriverError, ExitCode
@@ -35,12 +35,9 @@ class NPY(Source):
     @classmethod
     def missing(cls, name: str, options: Mapping[str, Any]) -> list[Problem]:
         """Return a sentence if `path` is no folder whose two parts hold the same fields."""
-        path = options.get("path")
-        if not path:
-            return path_problem(f'the source "{name}" needs `path`: {_FOLDER}')
-        folder = as_folder(path)
-        if wrong := wrong_folder(folder):
+        if wrong := no_path(name, options, _FOLDER) or wrong_folder(as_folder(options["path"])):
             return wrong
+        folder = as_folder(options["path"])
         fields = {split: set(_files(folder, split)) for split in SPLITS}
         for split in SPLITS:
             if not fields[split]:

@@ -12,22 +12,21 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from netc_runtime.arrays import Array
-from netc_runtime.data.base import Problem, Samples, Source, Split, as_folder
-from netc_runtime.data.folders import missing_parts, single_parts
-from netc_runtime.data.named_arrays import check_counts, named_splits, real
+from netc_runtime.data.base import Samples, Split, as_folder
+from netc_runtime.data.file_source import FileSource
+from netc_runtime.data.folders import single_parts
+from netc_runtime.data.named_arrays import read_splits, real
 from netc_runtime.data.options import CLASSES, FIELDS, LIMIT, SPLIT, Option, path_option
 from netc_runtime.data.rows import mapped
-from netc_runtime.errors import DamagedFileError
+from netc_runtime.errors import DamagedFileError, DriverError, ExitCode
 from netc_runtime.files import storage_errors
 from netc_runtime.npyfile import HEADER_ERRORS
 
-_FILE = "the .npz file, or a folder with train.npz and test.npz"
-_ENDINGS = (".npz",)
 _UNPACKED_LIMIT = 4 << 30
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a zip file: signature, length of the name, length of the extra field
 
 
-class NPZ(Source):
+class NPZ(FileSource):
     """One .npz file, as numpy.savez writes it: arrays of real numbers whose axis 0 counts the samples.
 
     Their names say field and split, as `x_train` of Keras, `train_image` or `test/label` do; without `train` or `test`
@@ -38,30 +37,28 @@ class NPZ(Source):
     """
 
     about: ClassVar[str] = "arrays of an .npz file, mapped, not read into memory"
-    options: ClassVar[tuple[Option, ...]] = (path_option(_FILE), FIELDS, SPLIT, CLASSES, LIMIT)
-
-    @classmethod
-    def class_names(cls, name: str, options: Mapping[str, Any]) -> tuple[str, ...]:
-        """Return nothing: arrays do not name classes."""
-        return ()
-
-    @classmethod
-    def missing(cls, name: str, options: Mapping[str, Any]) -> list[Problem]:
-        """Return a sentence if there is no such file."""
-        return missing_parts(name, options, _FILE, _ENDINGS)
+    file: ClassVar[str] = "the .npz file, or a folder with train.npz and test.npz"
+    endings: ClassVar[tuple[str, ...]] = (".npz",)
+    options: ClassVar[tuple[Option, ...]] = (path_option(file), FIELDS, SPLIT, CLASSES, LIMIT)
 
     @classmethod
     def open(cls, name: str, options: Mapping[str, Any]) -> Self:
         """Map the arrays; raises DriverError (2 for values that are no real numbers, 1 for damage) naming the file."""
         splits: dict[str, Split] = {}
-        for part, path in single_parts(as_folder(options["path"]), _ENDINGS).items():
-            with storage_errors("read", path), path.open("rb") as file:
-                names = _members(path)
-                for split, fields in named_splits(path, names, options.get("fields", {})).items():
-                    arrays = {field: _array(path, file, there, names[there]) for field, there in fields.items()}
-                    check_counts(path, arrays)
-                    splits[part if split == "train" else split] = arrays
+        for part, path in single_parts(as_folder(options["path"]), cls.endings).items():
+            for split, arrays in _read(path, options.get("fields", {})).items():
+                splits[part if split == "train" else split] = arrays
         return cls(splits["train"], splits.get("test", {}), ())
+
+
+def _read(path: Path, fields: Mapping[str, str]) -> Mapping[str, Split]:
+    with storage_errors("read", path), path.open("rb") as file:
+        names = _members(path)
+
+        def read(name: str, room: int) -> Samples:
+            return _array(path, file, name, names[name], room)
+
+        return read_splits(path, names, fields, _UNPACKED_LIMIT, read)
 
 
 def _members(path: Path) -> dict[str, zipfile.ZipInfo]:
@@ -72,13 +69,18 @@ def _members(path: Path) -> dict[str, zipfile.ZipInfo]:
         raise DamagedFileError(f"{path} is not an .npz file: {error}") from error
 
 
-def _array(path: Path, file: io.BufferedReader, name: str, info: zipfile.ZipInfo) -> Samples:
-    """Return one array: mapped if its bytes stand in the file as they are, else read."""
+def _array(path: Path, file: io.BufferedReader, name: str, info: zipfile.ZipInfo, room: int) -> Samples:
+    """Return one array: mapped if its bytes stand in the file as they are, else read if it takes at most `room`."""
     try:
         with np.errstate(all="raise"):
             if info.compress_type != zipfile.ZIP_STORED:
-                return _unpacked(path, name, info)
+                return _unpacked(path, name, info, room)
             return _in_place(path, file, name, info)
+    except MemoryError as error:
+        raise DriverError(
+            f"{path} has {name}, which takes more memory than there is; store it with numpy.savez, which is mapped",
+            ExitCode.ENVIRONMENT,
+        ) from error
     except (*HEADER_ERRORS, zipfile.BadZipFile, NotImplementedError, zlib.error, struct.error) as error:
         raise DamagedFileError(f"{path} has {name}, which is not an array that numpy can read: {error}") from error
 
@@ -100,14 +102,14 @@ def _in_place(path: Path, file: io.BufferedReader, name: str, info: zipfile.ZipI
     return mapped(array)
 
 
-def _unpacked(path: Path, name: str, info: zipfile.ZipInfo) -> Array:
+def _unpacked(path: Path, name: str, info: zipfile.ZipInfo, room: int) -> Array:
     with zipfile.ZipFile(path) as archive, archive.open(info) as stream:
         shape, fortran, dtype = _header(path, name, stream)
         size = math.prod(shape) * dtype.itemsize
-        if size > _UNPACKED_LIMIT:
+        if size > room:
             raise ValueError(
-                f"it takes {size} bytes unpacked, the limit is {_UNPACKED_LIMIT}; store it with numpy.savez, which is "
-                f"mapped"
+                f"it takes {size} bytes unpacked, of {_UNPACKED_LIMIT} for all arrays of a file {room} are left; store "
+                f"it with numpy.savez, which is mapped"
             )
         content = stream.read(size)
         if len(content) < size or stream.read(1):

@@ -62,6 +62,15 @@ def _is_text_mapping(value: object) -> bool:
     return isinstance(value, Mapping) and all(isinstance(one, str) and one for one in (*value, *value.values()))
 
 
+def mapping_of(*keys: str) -> Kind:
+    """Return the kind of an option that says a text for some of a few keys, and nothing else."""
+    return Kind(
+        "mapping of texts",
+        f"as a mapping with {' or '.join(keys)} alone",
+        lambda value: _is_text_mapping(value) and value.keys() <= set(keys),
+    )
+
+
 def choice(*values: Any) -> Kind:
     """Return the kind of an option that takes one of a few values."""
     words = " or ".join(map(str, values))

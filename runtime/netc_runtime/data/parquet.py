@@ -8,21 +8,26 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from netc_runtime.data.base import Problem, Source, Split, as_folder, numbered
+from netc_runtime.data.base import Split, as_folder, numbered
 from netc_runtime.data.encoded import Encoded, cached_records
 from netc_runtime.data.extras import require
-from netc_runtime.data.folders import missing_parts, parts
-from netc_runtime.data.options import CHANNELS, CLASSES, FIELDS, LIMIT, ON_ERROR, SPLIT, Option, path_option
+from netc_runtime.data.file_source import FileSource
+from netc_runtime.data.folders import parts
+from netc_runtime.data.options import CHANNELS, CLASSES, LIMIT, ON_ERROR, SPLIT, Option, mapping_of, path_option
 from netc_runtime.errors import DamagedFileError, DriverError, ExitCode
 
-_FILE = "the .parquet file, or a folder with train-*.parquet and test-*.parquet"
-_ENDINGS = (".parquet",)
 _ROWS = 256  # read at once
 _IMAGES = ("image", "img")
 _LABELS = ("label", "labels", "fine_label")
+_FIELDS = Option(
+    "fields",
+    mapping_of("image", "label"),
+    "which columns are image and label",
+    note="Such as `{image: picture, label: species}`; other columns are not read.",
+)
 
 
-class Parquet(Source):
+class Parquet(FileSource):
     """Parquet files with a column of images, as bytes of PNG or JPEG or as `{bytes, path}`, and one of labels.
 
     The columns are called `image` or `img`, and `label`, `labels` or `fine_label`, unless `fields` says otherwise.
@@ -32,19 +37,11 @@ class Parquet(Source):
     """
 
     about: ClassVar[str] = "Parquet files as Hugging Face lays them out: encoded images and labels, decoded once"
-    options: ClassVar[tuple[Option, ...]] = (path_option(_FILE), FIELDS, CHANNELS, ON_ERROR, SPLIT, CLASSES, LIMIT)
+    file: ClassVar[str] = "the .parquet file, or a folder with train-*.parquet and test-*.parquet"
+    endings: ClassVar[tuple[str, ...]] = (".parquet",)
+    options: ClassVar[tuple[Option, ...]] = (path_option(file), _FIELDS, CHANNELS, ON_ERROR, SPLIT, CLASSES, LIMIT)
     extra: ClassVar[str | None] = "parquet"
     resizes: ClassVar[bool] = True
-
-    @classmethod
-    def class_names(cls, name: str, options: Mapping[str, Any]) -> tuple[str, ...]:
-        """Return nothing: the library that reads the names may not be installed."""
-        return ()
-
-    @classmethod
-    def missing(cls, name: str, options: Mapping[str, Any]) -> list[Problem]:
-        """Return a sentence if there is no such file."""
-        return missing_parts(name, options, _FILE, _ENDINGS)
 
     @classmethod
     def open(cls, name: str, options: Mapping[str, Any]) -> Self:
@@ -52,7 +49,7 @@ class Parquet(Source):
         splits: dict[str, Split] = {}
         names: tuple[str, ...] = ()
         notes: list[str] = []
-        for split, files in parts(as_folder(options["path"]), _ENDINGS).items():
+        for split, files in parts(as_folder(options["path"]), cls.endings).items():
             columns = _columns(files[0], options.get("fields", {}))
             names = names or columns[2]
             key = {"source": "parquet", "columns": columns[:2]}
