@@ -11,7 +11,7 @@ import onnx
 from netc_runtime.arrays import Array
 from netc_runtime.artifact import Artifact
 from netc_runtime.checkpoint import Checkpoint
-from netc_runtime.data import class_names_of, open_source, source_class
+from netc_runtime.data import class_names_of, open_source, value_range_of
 from netc_runtime.data.base import Split
 from netc_runtime.data.batches import check_fit, evaluation_batches, sample_count
 from netc_runtime.engines import load_program
@@ -127,9 +127,9 @@ def bake(artifact: Artifact, parameters: Mapping[str, Array], checkpoint: Checkp
     # The file has one description of itself: what is now inside is no input any more.
     properties[INTERFACE_KEY] = canonical({**interface, "inputs": inputs_left})
     data = data_section(artifact.spec)
-    source, outputs = source_class(data), graph.outputs_of("output")
+    outputs = graph.outputs_of("output")
     properties[DATA_KEY] = canonical(data)
-    properties[RANGE_KEY] = canonical(source.value_range)
+    properties[RANGE_KEY] = canonical(value_range_of(data))
     properties[CLASSES_KEY] = canonical(class_names(class_names_of(data), outputs))
     onnx.helper.set_model_props(model, properties)
     model.doc_string = (

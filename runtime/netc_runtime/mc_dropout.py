@@ -9,7 +9,7 @@ import numpy as np
 from netc_runtime.arrays import Array
 from netc_runtime.artifact import SAMPLE, Artifact
 from netc_runtime.classmap import ClassMap
-from netc_runtime.data import class_names_of, source_class
+from netc_runtime.data import class_names_of, value_range_of
 from netc_runtime.engines import load_program
 from netc_runtime.errors import DriverError, ExitCode
 from netc_runtime.evaluate import data_section
@@ -102,9 +102,9 @@ def predict_with_dropout(
     _, found = folder.find(checkpoint, artifact, warn)
     sampler = DropoutSampler(artifact, found.state, host or Host(), seed, run)
     data = data_section(artifact.spec, data_overrides)
-    source, scores = source_class(data), sampler.scores
+    scores = sampler.scores
     names = class_names(class_names_of(data), (scores,))
-    reader = Reader(sampler.input, scores, data, source.value_range)
+    reader = Reader(sampler.input, scores, data, value_range_of(data))
     samples = [sample for given in inputs for sample in reader.read(given)]
     moments = sampler.moments([sample.values for sample in samples], masks)
     return [

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from netc_runtime.data.options import LEAVE_OUT
+
 from .array_files import HALF, encoded, opened, said
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -56,7 +58,7 @@ def test_bad_parquet_files_are_one_sentence(tmp_path: Path) -> None:
     )
     write_parquet(path, [good[0], b"no image", *good[2:]], [0, 1, 0, 1])
     sentence = f"{path}, row 1 is not an image (PNG, JPEG, BMP, GIF, PPM, TIFF, WEBP)"
-    assert said("parquet", path) == (sentence, 1)
+    assert said("parquet", path) == (sentence + LEAVE_OUT, 1)
     source = opened("parquet", path, on_error="skip", split={"test": 0.34, "stratified": False})
     assert len(source.train["label"]) + len(source.test["label"]) == 3
     assert source.notes == (f"1 record was left out of the data; the first: {sentence}",)

@@ -85,6 +85,12 @@ def class_names_of(data: Mapping[str, Any]) -> tuple[str, ...]:
     return chosen_names(names, data.get("classes"))
 
 
+def value_range_of(data: Mapping[str, Any]) -> tuple[float, float]:
+    """Return the smallest and largest raw value of `image`: `data.range`, or else what the source delivers."""
+    declared = data.get("range")
+    return source_class(data).value_range if declared is None else (float(declared[0]), float(declared[1]))
+
+
 def missing_data(data: Mapping[str, Any]) -> list[Problem]:
     """Return what is not on this machine of the data that a section names, as far as `check_options` accepts it."""
     wrong = {path for path, _ in check_options(data)}
@@ -108,6 +114,8 @@ def open_source(data: Mapping[str, Any]) -> Source:
     cls, options, resize = source_class(data), _options(data), data.get("resize")
     source = cls.open(data["source"], {**options, "resize": resize} if cls.resizes and resize else options)
     arrange(source, options)
+    if data.get("range") is not None:
+        source.declared_range = value_range_of(data)
     if resize is not None and not cls.resizes:
         source.train = _resized(source.train, resize)
         source.test = _resized(source.test, resize)

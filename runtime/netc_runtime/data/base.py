@@ -60,7 +60,7 @@ class Source(ABC):
     options: ClassVar[tuple[Option, ...]]
     """The keys of `data` that this source reads."""
     value_range: ClassVar[tuple[float, float]] = (0.0, 255.0)
-    """Smallest and largest raw value of `image`."""
+    """Smallest and largest raw value of `image`, where the spec does not declare another range."""
     extra: ClassVar[str | None] = None
     """The extra of netc that installs what this source needs, if any."""
     resizes: ClassVar[bool] = False
@@ -72,6 +72,8 @@ class Source(ABC):
         self.classes = classes
         self.notes: tuple[str, ...] = ()
         """What whoever uses the data should know."""
+        self.declared_range: tuple[float, float] | None = None
+        """The smallest and largest raw value of `image` that the spec allows, if it says so."""
 
     def split(self, name: str) -> Split:
         """Return the split called `train` or `test`."""

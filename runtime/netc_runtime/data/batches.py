@@ -73,10 +73,10 @@ def check_fit(source: Source, inputs: Sequence[TensorSpec]) -> None:
     for name in ("train", "test"):
         split = source.split(name)
         for spec in inputs:
-            _check_field(split, name, spec)
+            _check_field(split, name, spec, source.declared_range if field_of(spec) == "image" else None)
 
 
-def _check_field(split: Split, name: str, spec: TensorSpec) -> None:
+def _check_field(split: Split, name: str, spec: TensorSpec, limits: tuple[float, float] | None) -> None:
     field = field_of(spec)
     if field not in split:
         raise DriverError(
@@ -100,7 +100,22 @@ def _check_field(split: Split, name: str, spec: TensorSpec) -> None:
         )
     size = max(_CHECKED_VALUES // max(math.prod(spec.sample_shape), 1), 1)
     for start in range(0, len(array), size):
-        _check_values(samples(array, slice(start, start + size)), start, name, field, spec)
+        part = samples(array, slice(start, start + size))
+        _check_values(part, start, name, field, spec)
+        if limits is not None:
+            _check_range(part, start, name, limits)
+
+
+def _check_range(part: Array, start: int, name: str, limits: tuple[float, float]) -> None:
+    """Check the raw values of some images of the split `name`, of which the first has the index `start`."""
+    wrong = (part < limits[0]) | (part > limits[1])
+    if wrong.any():
+        index, value = _first(part, wrong)
+        raise DriverError(
+            f'sample {start + index} of the {name} split has the value {value} of "image", outside of data.range '
+            f"[{limits[0]:g}, {limits[1]:g}]; correct data.range",
+            ExitCode.USAGE,
+        )
 
 
 def _check_values(part: Array, start: int, name: str, field: str, spec: TensorSpec) -> None:

@@ -51,8 +51,8 @@ class CSV(Source):
 
     @classmethod
     def class_names(cls, name: str, options: Mapping[str, Any]) -> tuple[str, ...]:
-        """Return nothing: the whole file would have to be read."""
-        return ()
+        """Return the texts of the target, for which the file is read; empty if it is not there any more."""
+        return () if cls.missing(name, options) else cls.open(name, options).classes
 
     @classmethod
     def missing(cls, name: str, options: Mapping[str, Any]) -> list[Problem]:

@@ -11,7 +11,7 @@ from netc_runtime.arrays import Array, shape_text
 from netc_runtime.data.base import MOST_CLASSES, Split
 from netc_runtime.data.cache import cached, stamps
 from netc_runtime.data.npy_writer import RowWriter
-from netc_runtime.data.options import CHANNELS
+from netc_runtime.data.options import CHANNELS, LEAVE_OUT
 from netc_runtime.errors import DamagedFileError, DriverError, ExitCode
 from netc_runtime.images import decode
 
@@ -70,7 +70,7 @@ class _Maker:
                 image = self._image(record)
             except DamagedFileError as error:
                 if not self.skip:
-                    raise
+                    raise DamagedFileError(f"{error}{LEAVE_OUT}") from error
                 skipped.append(str(error))
                 continue
             if writer is None:

@@ -16,6 +16,7 @@ from netc_runtime.arrays import shape_text
 from netc_runtime.data.base import Samples
 from netc_runtime.data.cache import cached, stamps
 from netc_runtime.data.npy_writer import begin
+from netc_runtime.data.options import LEAVE_OUT
 from netc_runtime.data.rows import select
 from netc_runtime.errors import DamagedFileError, DriverError, ExitCode
 from netc_runtime.files import storage_errors
@@ -77,7 +78,7 @@ def _make(folder: Path, paths: Sequence[Path], how: Decoding) -> Mapping[str, An
             break
         except DamagedFileError as error:
             if not how.skip:
-                raise
+                raise DamagedFileError(f"{error}{LEAVE_OUT}") from error
             failures.append(Failure(first, str(error), int(error.exit_code)))
     if shape is None:
         raise DamagedFileError(f"none of {len(paths)} images can be decoded; the first: {failures[0].sentence}")
@@ -97,7 +98,8 @@ def _make(folder: Path, paths: Sequence[Path], how: Decoding) -> Mapping[str, An
         failures += task.run(paths[head:], head) if alone else _in_processes(task, paths, head, workers, folder)
     fatal = next((one for one in failures if not how.skip or one.code != ExitCode.FAILED), None)
     if fatal:
-        raise DriverError(fatal.sentence, ExitCode(fatal.code))
+        remedy = LEAVE_OUT if fatal.code == ExitCode.FAILED else ""
+        raise DriverError(f"{fatal.sentence}{remedy}", ExitCode(fatal.code))
     return {"skipped": [(one.row, one.sentence) for one in failures]}
 
 

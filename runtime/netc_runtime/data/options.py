@@ -161,6 +161,8 @@ ON_ERROR = Option(
     default="stop",
     note="`skip` leaves it out, and says how many it left out.",
 )
+LEAVE_OUT = "; mend it, or leave such images out with data.on_error: skip"
+"""The remedy of a sentence about an image that cannot be decoded."""
 CHANNELS = Option("channels", choice(1, 3), "the channels of an image", default=3, note="Grey, or red, green and blue.")
 FIELDS = Option(
     "fields",

@@ -94,7 +94,9 @@ def _grouped(source: Source) -> list[tuple[str, npt.NDArray[np.intp]]]:
 
 
 def _limits(source: Source, rows: Sequence[Row]) -> tuple[float, float]:
-    """Return what is shown as black and as white: the range of the source, or of other values that of the samples."""
+    """Return what is shown as black and as white: the declared range, that of the source, or that of other samples."""
+    if source.declared_range is not None:
+        return source.declared_range
     low, high = source.value_range
     originals = [row.images[0] for row in rows]
     least, largest = min(float(one.min()) for one in originals), max(float(one.max()) for one in originals)
