@@ -4,6 +4,7 @@ They hold the mean of each kernel over all runs since the program was compiled, 
 is the difference of two sums, each of them off by up to a microsecond for every run so far.
 """
 
+import re
 import sys
 from typing import Any
 
@@ -12,6 +13,8 @@ import numpy as np
 from netc_runtime.arrays import Array
 from netc_runtime.attribution import EngineNode
 from netc_runtime.kernel_trace import KernelTimes, KernelTrace
+
+_NUMBER = re.compile(r"(\.\d+)+$")  # of each of the nodes that stand for one: step.next.0
 
 
 class OpenVINOTrace(KernelTrace):
@@ -49,9 +52,10 @@ def _engine_node(node: Any) -> EngineNode:
     """Describe a node of a runtime model; values have the names of the nodes that compute them."""
     name, about = node.get_friendly_name(), node.get_rt_info()
     merged = about["originalLayersNames"].value if "originalLayersNames" in about else ""
+    made_of = [part for part in merged.split(",") if part]
     return EngineNode(
         name,
         reads=tuple(value.get_source_output().get_node().get_friendly_name() for value in node.inputs()),
         computes=(name,),
-        made_of=tuple(part for part in merged.split(",") if part),
+        made_of=(*made_of, *(_NUMBER.sub("", part) for part in made_of)),
     )
