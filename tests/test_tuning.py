@@ -1,6 +1,7 @@
 """Lowerings as choices: what is measured decides, whatever is chosen computes the same, and a run keeps its choice."""
 
 import json
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -40,8 +41,8 @@ def test_the_least_time_of_all_places_of_a_signature_decides() -> None:
 def gradients(
     lowerings: Lowerings, name: str = "resnet_tiny", target: Target = "cpu"
 ) -> tuple[dict[str, np.ndarray], ir.Graph]:
-    # Of sixteen, which the grouped weight gradient for OpenVINO needs, and with which LeNet's pooling on the CPU has the
-    # batch innermost and no ScatterElements.
+    # The grouped weight gradient for OpenVINO needs sixteen, with which LeNet's pooling on the CPU has the batch
+    # innermost and no ScatterElements.
     size = 16 if target == "openvino" else 8
     overrides = (f"data.batch_size={size}", *(["inputs.image.shape=[3, 16, 16]"] if name == "resnet_tiny" else []))
     artifact = build(loaded(name, *overrides), target, lowerings=lowerings)
@@ -49,6 +50,11 @@ def gradients(
     return ort_runner(artifact.models()["train"])({**artifact.initial_state(), **batch}), artifact.programs[
         "train"
     ].graph
+
+
+@cache
+def usual_gradients(name: str, target: Target) -> tuple[dict[str, np.ndarray], ir.Graph]:
+    return gradients(Lowerings(), name, target)
 
 
 # Those that resnet_tiny has no place for: it pools with overlapping windows, and never by 2x2.
@@ -63,7 +69,7 @@ NETWORKS = {"ScatterElements": "lenet", "Reshape": "lenet_sigmoid"}
 def test_every_alternative_computes_the_same(target: Target, alternative: tuple[str, str]) -> None:
     """1e-5 of each tensor's largest element: the same sums in another order, through ten layers."""
     network = NETWORKS.get(alternative[0], "resnet_tiny")
-    usual, before = gradients(Lowerings(), network, target)
+    usual, before = usual_gradients(network, target)
     other, after = gradients(Lowerings(everywhere=alternative), network, target)
     assert [n.op_type for n in before] != [n.op_type for n in after]
     for name, value in usual.items():

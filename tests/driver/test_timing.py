@@ -270,7 +270,7 @@ def test_runs_that_are_not_in_the_trace(lenet: Artifact, tmp_path: Path) -> None
     step = TrainingStep(lenet, lenet.initial_state(), Host("cpu", threads=1), trace=tmp_path)
     step.run(synthetic_batch(lenet, "train"))
     step.trace.end_lap(2)
-    with pytest.raises(DriverError, match="the trace of ONNX Runtime has .* 1 times in 2 steps"):
+    with pytest.raises(DriverError, match=r"the trace of ONNX Runtime has .* 1 times in 2 steps"):
         step.trace.end()
 
 
