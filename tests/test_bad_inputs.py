@@ -52,6 +52,7 @@ ACCURACY = "  - {name: accuracy, type: Accuracy, bottom: [ip, label]}\n"
 
 KNOWN_LAYERS = ", ".join(sorted(LAYERS.members))
 FIT = "use a smaller kernel, more padding or less pooling before it"
+NO_CLOCK = "lowerings are chosen by the times of kernels, which are measured on the CPU alone; use --device cpu or openvino, or do not tune"
 HOLDS = "more than the 2,147,483,647 that a tensor can hold"
 
 
@@ -385,6 +386,9 @@ BAD_COMMANDS: list[tuple[list[str], int, list[str]]] = [
     (["compile", "spec.yaml", "-o", "/proc/none/out"], 3, ["cannot write /proc/none/out: No such file or directory; choose another folder with -o"]),
     # training
     (["train"], 2, ["name the SPEC to train, or continue a run with --run DIR --resume"]),
+    (["train", "--run", "r", "--resume", "--tune"], 2, ["--tune chooses lowerings for a new run: a resumed run keeps its lowerings; leave it out"]),
+    (["train", "spec.yaml", "--device", "cuda", "--tune"], 2, [NO_CLOCK]),
+    (["tune", "spec.yaml", "--device", "cuda"], 2, [NO_CLOCK]),
     (["train", "--resume"], 2, ["--resume continues a run: name it with --run DIR"]),
     (["train", "--run", "none", "--resume"], 2, ["none is not a run folder, so there is nothing to resume"]),
     (["train", "--run", "none", "--resume", "--seed", "1"], 2, ["--set, --seed, --batch-size and --init-from change a spec: name the SPEC too"]),

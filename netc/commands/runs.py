@@ -20,10 +20,9 @@ from netc.commands.common import (
     artifact_folder,
     drive,
     print_json,
-    target_for,
     warn,
 )
-from netc.commands.tuning import tuned
+from netc.commands.tuning import host_to_tune, tuned
 from netc.errors import UsageError
 
 ViewsOption = Annotated[
@@ -73,9 +72,8 @@ def train(
     if spec is None and options:
         raise UsageError("--set, --seed, --batch-size and --init-from change a spec: name the SPEC too")
 
-    if tune and (resume or target_for(device) != "cpu"):
-        why = "a resumed run keeps its lowerings" if resume else "its clock is that of ONNX Runtime's CPU provider"
-        raise UsageError(f"--tune chooses lowerings for a new run on the CPU: {why}; leave it out")
+    if tune and resume:
+        raise UsageError("--tune chooses lowerings for a new run: a resumed run keeps its lowerings; leave it out")
 
     from netc_runtime.engines import require_engine
     from netc_runtime.export import export_run
@@ -85,13 +83,15 @@ def train(
     from netc_runtime.trainer import train as run_training
 
     drive(lambda: require_engine(device.value))
-    host = Host("cpu" if tune else device.value, threads, Cuda(tf32=tf32, graph=cuda_graph))
+    host = Host(device.value, threads, Cuda(tf32=tf32, graph=cuda_graph))
+    if tune:
+        host = host_to_tune(device, threads)
     reporter = make_reporter(as_json)
     with tempfile.TemporaryDirectory(prefix="netc-") as scratch:
         artifact: Path | None = None
         if spec is not None:
             if tune:
-                found = tuned(spec, options, threads, need_data=True)
+                found = tuned(spec, options, host, need_data=True)
                 compiled = found.artifact
                 if not as_json:
                     print(found.sentence)

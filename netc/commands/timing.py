@@ -19,7 +19,6 @@ from netc.commands.common import (
     print_json,
     warn,
 )
-from netc.errors import UsageError
 
 
 class By(StrEnum):
@@ -54,14 +53,12 @@ def time_(
     from netc_runtime.timetable import as_dict, print_timing
     from netc_runtime.timing import time_step
 
-    if device.value == "openvino":
-        raise UsageError("netc time reads the trace of ONNX Runtime's kernels; use --device cpu or cuda")
     drive(lambda: require_engine(device.value))
     options, host = spec_overrides(overrides, batch_size), Host(device.value, threads)
     with tempfile.TemporaryDirectory(prefix="netc-") as scratch:
         folder, _ = artifact_folder(spec, options, Path(scratch), device, need_data=False)
         timing = drive(lambda: time_step(Artifact.load(folder), host, steps))
-    if timing.device != "cpu":
+    if timing.device == "cuda":
         warn("ONNX Runtime's trace says when kernels of a GPU are started, not how long they run")
     if as_json:
         print_json(as_dict(timing, by.value, top))

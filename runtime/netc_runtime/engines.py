@@ -26,8 +26,8 @@ def load_program(
 
     `interface` None takes the description that the file carries itself; `content` is the file's bytes where it
     is not written yet. A `steady` program has fixed shapes and is run by `bind` alone, so that an engine may capture
-    what it does. `trace` is a folder where ONNX Runtime records every kernel. Raises DriverError: 3 if the engine is
-    missing or `cuda` was asked for and is not active, 2 if the file does not exist or the engine records no kernels, 1
+    what it does. `trace` is an empty folder, for programs that record their kernels there or in memory. Raises
+    DriverError: 3 if the engine is missing or `cuda` was asked for and is not active, 2 if the file does not exist, 1
     if it cannot be loaded.
     """
     require_engine(host.device)
@@ -39,9 +39,7 @@ def load_program(
     if _runs_on_openvino(host.device):
         from netc_runtime.openvino_program import OpenVINOProgram
 
-        if trace is not None:
-            raise DriverError("only ONNX Runtime traces its kernels; use --device cpu or cuda", ExitCode.USAGE)
-        return OpenVINOProgram(path, host, interface, content)
+        return OpenVINOProgram(path, host, interface, content, trace is not None)
     from netc_runtime.onnxruntime_program import OnnxRuntimeProgram
 
     return OnnxRuntimeProgram(path, host, interface, content, steady, trace)
@@ -68,16 +66,18 @@ def cpu_device() -> Device:
     return "openvino" if find_spec("onnxruntime") is None and find_spec("openvino") is not None else "cpu"
 
 
-def require_engine(device: Device) -> None:
-    """Import the engine of a device; raises DriverError (3) with the remedy if it is not installed."""
+def require_engine(device: Device) -> str:
+    """Import the engine of a device and return its name and version.
+
+    Raises DriverError (3) with the remedy if it is not installed.
+    """
     if _runs_on_openvino(device):
-        from netc_runtime.openvino_program import import_openvino
+        from netc_runtime import openvino_program
 
-        import_openvino()
-    else:
-        from netc_runtime.onnxruntime_program import import_onnxruntime
+        return openvino_program.engine_of(openvino_program.import_openvino())
+    from netc_runtime import onnxruntime_program
 
-        import_onnxruntime()
+    return onnxruntime_program.engine_of(onnxruntime_program.import_onnxruntime())
 
 
 def offers_cuda(host: Host) -> bool:

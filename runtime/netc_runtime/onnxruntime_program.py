@@ -15,6 +15,7 @@ import numpy as np
 from netc_runtime.arrays import Array
 from netc_runtime.errors import DamagedFileError, DriverError, ExitCode
 from netc_runtime.interface import Interface, TensorSpec
+from netc_runtime.onnxruntime_trace import OnnxRuntimeTrace
 from netc_runtime.session import Buffer, Bundle, Cuda, Host, Program, unreadable
 
 _CUDA = "CUDAExecutionProvider"
@@ -22,8 +23,6 @@ _CPU = "CPUExecutionProvider"
 _ERRORS_ONLY, _FATAL_ONLY = 3, 4
 _ALIGNMENT = 256  # bytes: what CUDA's own allocations have
 _ARENAS = {"cpu": "cpu:0", "cuda": "cpu:0;gpu:0"}  # by device, those that a program allocates from
-OPTIMIZED = "optimized.onnx"
-"""The file in the folder of a trace with the graph that ONNX Runtime runs."""
 
 
 def import_onnxruntime() -> ModuleType:
@@ -37,6 +36,11 @@ def import_onnxruntime() -> ModuleType:
         ) from error
     module: ModuleType = onnxruntime
     return module
+
+
+def engine_of(ort: ModuleType) -> str:
+    """Return the name and version of the engine."""
+    return f"ONNX Runtime {ort.__version__}"
 
 
 class OnnxRuntimeBuffer(Buffer):
@@ -125,8 +129,7 @@ class OnnxRuntimeProgram(Program):
     """A program on ONNX Runtime's CPU or CUDA provider; see `Program`, and `load_program` for what it raises.
 
     On CUDA a `steady` program's work is captured at its first runs, each binding's for itself, unless ONNX Runtime
-    refuses; `reason` then says why. With `trace`, a folder, every kernel is recorded there until `end_trace`, and the
-    graph that ONNX Runtime made of the file is written to `OPTIMIZED`.
+    refuses; `reason` then says why. With `trace`, a folder, every kernel is recorded there.
     """
 
     def __init__(
@@ -140,7 +143,7 @@ class OnnxRuntimeProgram(Program):
     ) -> None:
         super().__init__(path)
         self.ort = import_onnxruntime()
-        self.engine = f"ONNX Runtime {self.ort.__version__}"
+        self.engine = engine_of(self.ort)
         offered = offers_cuda(self.ort, host)
         self._load = partial(_load, self.ort, content, host, trace)
         self._session: Any = None
@@ -177,11 +180,8 @@ class OnnxRuntimeProgram(Program):
         except UnicodeDecodeError as error:
             raise DamagedFileError(f"{path} is damaged: its texts are not UTF-8; export or compile it again") from error
         self._describe(interface, metadata, names)
+        self.trace = None if trace is None else OnnxRuntimeTrace(self._session, trace)
         self._fixed: dict[str, Any] = {}
-
-    def end_trace(self) -> Path:
-        """Stop recording kernels and return the file of them."""
-        return Path(self._session.end_profiling())
 
     def fix(self, feeds: Mapping[str, Array]) -> None:
         """Keep the values of some inputs on the device for all following calls; names of no input are ignored."""
@@ -313,9 +313,7 @@ def _load(ort: ModuleType, content: bytes, host: Host, trace: Path | None, offer
     if not host.spins:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if trace is not None:
-        options.enable_profiling = True
-        options.profile_file_prefix = str(trace / "profile")
-        options.optimized_model_filepath = str(trace / OPTIMIZED)
+        OnnxRuntimeTrace.record(options, trace)
     providers: list[Any] = [_CPU]
     if offered:
         _preload(ort)

@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from netc_runtime.arrays import Array
 from netc_runtime.errors import DriverError, ExitCode
 from netc_runtime.interface import Interface, TensorSpec
+from netc_runtime.openvino_trace import OpenVINOTrace
 from netc_runtime.session import Buffer, Host, Program, unreadable
 
 # What OpenVINO's messages call a node, by name or, if it knows no such operator, by operator and version.
@@ -37,6 +38,11 @@ def import_openvino() -> ModuleType:
     return module
 
 
+def engine_of(openvino: ModuleType) -> str:
+    """Return the name and version of the engine."""
+    return f"OpenVINO {openvino.get_version().split('-')[0]}"
+
+
 class OpenVINOBuffer(Buffer):
     """A buffer of OpenVINO: its tensor is the memory of `host`."""
 
@@ -50,14 +56,19 @@ class OpenVINOBuffer(Buffer):
 
 
 class OpenVINOProgram(Program):
-    """A program on OpenVINO's CPU plugin; see `Program`, and `load_program` for what it raises."""
+    """A program on OpenVINO's CPU plugin, which counts its kernels' times if it is `traced`.
 
-    def __init__(self, path: Path, host: Host, interface: Interface | None, content: bytes) -> None:
+    See `Program`, and `load_program` for what it raises.
+    """
+
+    def __init__(
+        self, path: Path, host: Host, interface: Interface | None, content: bytes, traced: bool = False
+    ) -> None:
         super().__init__(path)
         self._openvino = import_openvino()
         self.device = "openvino"
         self.reason = "as asked" if host.device == "openvino" else "ONNX Runtime is not installed"
-        self.engine = f"OpenVINO {self._openvino.get_version().split('-')[0]}"
+        self.engine = engine_of(self._openvino)
         try:
             model = onnx.load_model_from_string(content)
         except DecodeError as error:
@@ -74,11 +85,13 @@ class OpenVINOProgram(Program):
             # A pinned thread waits for its core, even where another one is free: a step beside other work, then
             # takes minutes.
             "ENABLE_CPU_PINNING": False,
+            **(OpenVINOTrace.OPTIONS if traced else {}),
         }
         _refuse_unsigned(path, model)
         core = self._openvino.Core()
         with self._failures("cannot be loaded", model):
             self._compiled: Any = core.compile_model(core.read_model(content), "CPU", options)
+        self.trace = OpenVINOTrace(self._compiled) if traced else None
         self._request = self._compiled.create_infer_request()
         self._fixed: set[str] = set()
 

@@ -15,6 +15,7 @@ from netc_runtime.arrays import Array
 from netc_runtime.errors import DamagedFileError, DriverError, ExitCode, NotExportedError
 from netc_runtime.interface import Interface, TensorSpec
 from netc_runtime.jsonfields import MalformedError, parse_object
+from netc_runtime.kernel_trace import KernelTrace
 
 Device: TypeAlias = Literal["auto", "cpu", "cuda", "openvino"]
 """What to run on: ONNX Runtime's CPU or CUDA provider, or OpenVINO on the CPU; auto is CUDA where it works."""
@@ -114,13 +115,11 @@ class Program(abc.ABC):
     interface: Interface
     is_captured: bool = False
     """Whether the runs of a binding are recorded at its first and launched as a whole from then on."""
+    trace: KernelTrace | None = None
+    """The record of the kernels; only where the program was loaded with `trace`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-
-    def end_trace(self) -> Path:
-        """Stop recording kernels and return the file of them; only where the program was loaded with `trace`."""
-        raise AssertionError(f"{self.path} was loaded without a trace")
 
     @abc.abstractmethod
     def fix(self, feeds: Mapping[str, Array]) -> None:

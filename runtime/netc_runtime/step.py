@@ -11,6 +11,7 @@ from netc_runtime.data.batches import batch_of
 from netc_runtime.data.mapped import Indices
 from netc_runtime.engines import host_for_training, load_program
 from netc_runtime.errors import DriverError
+from netc_runtime.kernel_trace import KernelTrace
 from netc_runtime.resident import INDEX, Dataset
 from netc_runtime.session import Buffer, Bundle, Host
 
@@ -95,9 +96,11 @@ class TrainingStep:
         self._watched.write(batch)
         return {**self._sets[self._current], **self._watched.buffers}
 
-    def end_trace(self) -> Path:
-        """Stop recording kernels and return ONNX Runtime's file of them; only with `trace`."""
-        return self._program.end_trace()
+    @property
+    def trace(self) -> KernelTrace:
+        """The record of the engine's kernels; only for what was made with `trace`."""
+        assert self._program.trace is not None, "made without a trace"
+        return self._program.trace
 
     def last_feeds(self) -> dict[str, Array] | None:
         """Return copies of all that the artifact's program read at the last step, state as it was before it.

@@ -1,10 +1,9 @@
-"""Where the time of a training step goes: ONNX Runtime's own trace of its kernels beside a clock.
+"""Where the time of a training step goes: the engine's own record of its kernels beside a clock.
 
-One program runs with the trace and one without, in turns on the same synthetic batch, because the trace itself takes
-time: the clock of the program without it says how long a step is, the trace says what its kernels are.
+One program runs with the record, the trace, and one without, in turns on the same synthetic batch, because the trace
+itself takes time: the clock of the program without it says how long a step is, the trace says what its kernels are.
 """
 
-import json
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,20 +20,19 @@ from netc_runtime.artifact import Artifact
 from netc_runtime.attribution import Origin, kernel_origins, origins
 from netc_runtime.errors import DriverError, ExitCode
 from netc_runtime.interface import TensorSpec
-from netc_runtime.onnxruntime_program import OPTIMIZED
+from netc_runtime.kernel_trace import KernelTrace
 from netc_runtime.session import Host
 from netc_runtime.step import TrainingStep
 
-_TURN = 2  # steps that a program runs before it is the other one's turn, so that a busy machine falls on both
+_TURN = 2  # laps that a program runs before it is the other one's turn, so that a busy machine falls on both
 _WARM_UP = 1  # steps before them: caches are filled, and the other program's threads come to rest
-_MOST_EVENTS = 1_000_000  # after which ONNX Runtime's trace drops what follows
-_SUFFIX = "_kernel_time"
+_MOST_LAPS = 20  # that the steps are divided into; a middle half of more is no better
 _PLANNED_STEPS = 1000  # what schedules that end with the run are told; any number does
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """One node of the graph that ONNX Runtime runs; `milliseconds` are of one step."""
+    """One node of the graph that the engine runs; `milliseconds` are of one step."""
 
     name: str
     operator: str
@@ -47,8 +45,9 @@ class Timing:
     """What a training step takes.
 
     `step_ms` is the time of a whole step without the trace, `traced_step_ms` with it. All times are means over the
-    middle half of the steps: as deaf to a busy moment as a median, but the times of kernels add up. `trace_ms` is what
-    the trace adds to a kernel: the time of the shortest one, of a scalar or a new shape, which was taken from all.
+    middle half of the laps, each of one step, or of several where there are many: as deaf to a busy moment as a median,
+    but the times of kernels add up. `trace_ms` is what the trace adds to a kernel: the time of the shortest one, of a
+    scalar or a new shape, which was taken from all.
     `nodes` has the origin of every node of the program as it was compiled, in its order, and `kernels` all that ran.
     """
 
@@ -94,26 +93,24 @@ class Timing:
 def time_step(artifact: Artifact, host: Host, steps: int) -> Timing:
     """Time the training step of the last phase over `steps` steps.
 
-    Raises DriverError: 2 for more steps than a trace can hold, 3 without ONNX Runtime or the device, 1 if a step fails.
+    Raises DriverError: 2 for more steps than a trace can hold, 3 without the engine or the device, 1 if a step fails.
     """
     key = artifact.phases[-1].graph
     state, batch = _first_state(artifact), synthetic_batch(artifact, key)
     with tempfile.TemporaryDirectory(prefix="netc-trace-") as folder:
         plain = TrainingStep(artifact, state, host, key)
         traced = TrainingStep(artifact, state, host, key, Path(folder))
-        optimized = onnx.load(Path(folder) / OPTIMIZED).graph
-        _require_fitting(steps, optimized)
+        _require_fitting(steps, traced)
         clocks: tuple[list[float], list[float]] = ([], [])
-        measured = list[bool]()  # of each traced step, whether it was no warm-up
-        for first in range(0, steps, _TURN):
-            count = min(_TURN, steps - first)
-            for program, clock in zip((plain, traced), clocks, strict=True):
+        measured = list[bool]()  # of each lap in the trace, whether it was no warm-up
+        for laps in _turns(steps):
+            for program, clock, trace in ((plain, clocks[0], None), (traced, clocks[1], traced.trace)):
                 program.load_state(state)  # random labels would lead far away in many steps
-                clock.extend(_run(program, batch, count))
-            measured += [False] * _WARM_UP + [True] * count
-        kernels, trace_ms = _kernels(traced.end_trace(), measured)
+                clock.extend(_run(program, batch, laps, trace))
+            measured += [False] + [True] * len(laps)
+        kernels, trace_ms = _kernels(traced.trace, measured)
     compiled = onnx.load_model_from_string(artifact.content(key)).graph
-    known = kernel_origins(compiled, optimized)
+    known = kernel_origins(compiled, traced.trace.nodes)
     return Timing(
         name=artifact.name,
         program=artifact.files[key],
@@ -135,14 +132,13 @@ def layer_times(artifact: Artifact, host: Host, steps: int) -> dict[str, float]:
     Raises DriverError as `time_step` does.
     """
     key = artifact.phases[-1].graph
-    batch, measured = synthetic_batch(artifact, key), [False] * _WARM_UP + [True] * steps
+    batch, laps = synthetic_batch(artifact, key), _laps(steps)
     with tempfile.TemporaryDirectory(prefix="netc-trace-") as folder:
         traced = TrainingStep(artifact, _first_state(artifact), host, key, Path(folder))
-        optimized = onnx.load(Path(folder) / OPTIMIZED).graph
-        _require_fitting(steps, optimized)
-        _run(traced, batch, steps)
-        kernels, _ = _kernels(traced.end_trace(), measured)
-    known = kernel_origins(onnx.load_model_from_string(artifact.content(key)).graph, optimized)
+        _require_fitting(steps, traced)
+        _run(traced, batch, laps, traced.trace)
+        kernels, _ = _kernels(traced.trace, [False] + [True] * len(laps))
+    known = kernel_origins(onnx.load_model_from_string(artifact.content(key)).graph, traced.trace.nodes)
     found: dict[str, float] = {}
     for name, _, milliseconds in kernels:
         if name in known:
@@ -161,15 +157,27 @@ def step_times(artifacts: Sequence[Artifact], host: Host, steps: int) -> list[fl
     for _ in range(0, steps, _TURN):
         for (program, state, batch), clock in zip(programs, clocks, strict=True):
             program.load_state(state)
-            clock.extend(_run(program, batch, _TURN))
+            clock.extend(_run(program, batch, [1] * _TURN))
     return [float(np.median(clock)) for clock in clocks]
 
 
-def _require_fitting(steps: int, optimized: onnx.GraphProto) -> None:
+def _laps(steps: int) -> list[int]:
+    """Return the number of steps of each lap."""
+    most = -(-steps // _MOST_LAPS)
+    return [min(most, steps - first) for first in range(0, steps, most)]
+
+
+def _turns(steps: int) -> Iterator[list[int]]:
+    """Yield the laps of each turn."""
+    laps = _laps(steps)
+    yield from (laps[first : first + _TURN] for first in range(0, len(laps), _TURN))
+
+
+def _require_fitting(steps: int, traced: TrainingStep) -> None:
     """Raise DriverError (2) for more steps than a trace can hold."""
-    most = _MOST_EVENTS // (len(optimized.node) + 2) * _TURN // (_TURN + _WARM_UP) - _WARM_UP
+    most = traced.trace.most_runs * _TURN // (_TURN + _WARM_UP) - _WARM_UP
     if steps > most:
-        raise DriverError(f"ONNX Runtime traces at most {most} steps of this network; use fewer", ExitCode.USAGE)
+        raise DriverError(f"{traced.engine} traces at most {most} steps of this network; use fewer", ExitCode.USAGE)
 
 
 def _first_state(artifact: Artifact) -> dict[str, Array]:
@@ -197,39 +205,32 @@ def _synthetic(artifact: Artifact, spec: TensorSpec, random: np.random.Generator
     return (values + mean).astype(spec.dtype)
 
 
-def _run(program: TrainingStep, batch: Mapping[str, Array], count: int) -> list[float]:
-    """Return the milliseconds of `count` steps that follow the warm-up."""
+def _run(
+    program: TrainingStep, batch: Mapping[str, Array], laps: Sequence[int], trace: KernelTrace | None = None
+) -> list[float]:
+    """Return the milliseconds of a step in each lap; a lap of the warm-up comes before them."""
     found = list[float]()
-    for _ in range(_WARM_UP + count):
+    for steps in (_WARM_UP, *laps):
         begun = time.perf_counter()
-        program.run(batch)
-        found.append((time.perf_counter() - begun) * 1e3)
-    return found[_WARM_UP:]
+        for _ in range(steps):
+            program.run(batch)
+        found.append((time.perf_counter() - begun) * 1e3 / steps)
+        if trace is not None:
+            trace.end_lap(steps)
+    return found[1:]
 
 
-def _kernels(trace: Path, measured: list[bool]) -> tuple[list[tuple[str, str, float]], float]:
+def _kernels(trace: KernelTrace, measured: list[bool]) -> tuple[list[tuple[str, str, float]], float]:
     """Return name, operator and milliseconds of each kernel, in the order of running, and what the trace added to each.
 
-    Building the entry of the trace falls into the time of the kernel.
+    `measured` says of each lap whether it counts.
     """
-    durations, operators = dict[str, list[int]](), dict[str, str]()
-    for event in _events(trace):
-        name = str(event.get("name"))
-        if event.get("cat") == "Node" and name.endswith(_SUFFIX):
-            name = name.removesuffix(_SUFFIX)
-            durations.setdefault(name, []).append(int(event["dur"]))
-            operators[name] = str(event["args"]["op_name"])
-    by_step = list[Array]()
-    for name, all_steps in durations.items():
-        if len(all_steps) % len(measured):
-            raise DriverError(f'the trace of ONNX Runtime has "{name}" {len(all_steps)} times in {len(measured)} steps')
-        # Two nodes of one name, which nothing forbids, count together.
-        by_step.append(np.reshape(all_steps, (len(measured), -1)).sum(axis=1)[measured])
-    table = np.array(by_step)
-    milliseconds = table[:, _middle(table.sum(axis=0))].mean(axis=1) / 1e3
+    times = trace.end()
+    table = times.milliseconds[:, measured]
+    milliseconds = np.maximum(table[:, _middle(table.sum(axis=0))].mean(axis=1), 0.0)  # engines round
     added = float(milliseconds.min())
-    kernels = [(name, operators[name], float(ms) - added) for name, ms in zip(durations, milliseconds, strict=True)]
-    return kernels, added
+    kernels = zip(times.names, times.operators, milliseconds, strict=True)
+    return [(name, operator, float(ms) - added) for name, operator, ms in kernels], added
 
 
 def _middle(values: npt.ArrayLike) -> npt.NDArray[np.intp]:
@@ -237,12 +238,3 @@ def _middle(values: npt.ArrayLike) -> npt.NDArray[np.intp]:
     order = np.argsort(values)
     cut = len(order) // 4
     return order[cut : len(order) - cut]
-
-
-def _events(trace: Path) -> Iterator[dict[str, Any]]:
-    """Read a trace, which may be larger than memory, event by event: ONNX Runtime writes one on each line."""
-    with trace.open(encoding="utf-8") as lines:
-        for line in lines:
-            text = line.strip().rstrip(",")
-            if text not in ("", "[", "]"):
-                yield json.loads(text)

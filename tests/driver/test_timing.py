@@ -3,7 +3,9 @@
 import io
 import json
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -15,9 +17,11 @@ from netc.emit import write
 from netc.spec.load import load
 from netc.spec.text import read_tree
 from netc_runtime.artifact import Artifact
-from netc_runtime.attribution import Origin, kernel_origins, origins
+from netc_runtime.attribution import EngineNode, Origin, kernel_origins, nodes_of, origins
 from netc_runtime.errors import DriverError, ExitCode
+from netc_runtime.openvino_trace import OpenVINOTrace
 from netc_runtime.session import Host
+from netc_runtime.step import TrainingStep
 from netc_runtime.timetable import By, as_dict, print_timing, rows
 from netc_runtime.timing import Kernel, Timing, synthetic_batch, time_step
 
@@ -57,7 +61,7 @@ def test_every_kernel_that_runs_has_an_origin(name: str, tmp_path: Path) -> None
     options.log_severity_level = 3
     onnxruntime.InferenceSession(artifact.content("train"), options, providers=["CPUExecutionProvider"])
     program, optimized = onnx.load(artifact.file("train")).graph, onnx.load(tmp_path / "optimized.onnx").graph
-    found = kernel_origins(program, optimized)
+    found = kernel_origins(program, nodes_of(optimized))
     assert found.keys() == {node.name for node in optimized.node}
     assert set(found.values()) <= set(origins(program).values())
 
@@ -201,7 +205,7 @@ def test_where_kernels_of_other_names_come_from() -> None:
         [],
     )
     grad, update = Origin("conv1", "grad"), Origin("m", "update")
-    assert kernel_origins(before, after) == {
+    assert kernel_origins(before, nodes_of(after)) == {
         "ReorderInput": grad,
         "Inserted": grad,
         "conv1/forward/Conv_1_nchwc": grad,
@@ -211,6 +215,104 @@ def test_where_kernels_of_other_names_come_from() -> None:
         "Last": update,
         "Very last": update,
     }
+
+
+def test_where_kernels_come_from_whose_engine_says_what_they_are_made_of() -> None:
+    before = helper.make_graph(
+        [
+            node("Conv", "c/forward/Conv", ["x"], ["c"], "c/forward"),
+            node("Mul", "c/update/Mul", ["w"], ["u"], "c/update"),
+            node("Sub", "c/update/Sub", ["u"], ["c.weight.next"], "c/update"),
+            node("Pow", "solver/update/Pow", ["step"], ["lr"], "solver/update"),
+            node("Add", "solver/update/Add", ["step"], ["step.next"], "solver/update"),
+        ],
+        "before",
+        [],
+        [],
+    )
+    forward, update, solver = Origin("c", "forward"), Origin("c", "update"), Origin("solver", "update")
+    after = [
+        EngineNode("x", (), ("x",), ("x",)),
+        EngineNode("c/update/Mul_abcd_acdb_c/forward/Conv", ("x",), ("1",), ()),  # inserted for the reader
+        EngineNode("c/forward/Conv/WithoutBiases", ("1",), ("2",), ("c/forward/Conv/WithoutBiases",)),
+        EngineNode("2_acdb_abcd_c/update/Sub", ("2",), ("3",), ()),  # nobody reads it
+        EngineNode("lr", ("w",), ("lr",), ("c/update/Mul", "lr")),
+        EngineNode("Multiply_7", ("w",), ("4",), ("Multiply_7", "c.weight.next", "solver/update/Pow")),
+        EngineNode("step.next.0", ("step",), ("step.next.0",), ("step.next.0", "step.next")),
+    ]
+    assert kernel_origins(before, after) == {
+        "x": forward,
+        "c/update/Mul_abcd_acdb_c/forward/Conv": forward,
+        "c/forward/Conv/WithoutBiases": forward,
+        "2_acdb_abcd_c/update/Sub": forward,
+        "lr": solver,  # which it computes, whatever else it does
+        "Multiply_7": update,
+        "step.next.0": solver,
+    }
+
+
+def test_onnxruntime_counts_runs_in_laps(lenet: Artifact, tmp_path: Path) -> None:
+    step = TrainingStep(lenet, lenet.initial_state(), Host("cpu", threads=1), trace=tmp_path)
+    batch = synthetic_batch(lenet, "train")
+    for laps in (1, 2):
+        for _ in range(laps):
+            step.run(batch)
+        step.trace.end_lap(laps)
+    times = step.trace.end()
+    assert set(times.names) <= {node.name for node in step.trace.nodes}
+    assert times.milliseconds.shape == (len(times.operators), 2)
+    microseconds = times.milliseconds * [1e3, 2e3]
+    np.testing.assert_allclose(microseconds, np.round(microseconds), atol=1e-6)
+    assert (times.milliseconds.sum(axis=0) > 0).all()
+
+
+def test_runs_that_are_not_in_the_trace(lenet: Artifact, tmp_path: Path) -> None:
+    step = TrainingStep(lenet, lenet.initial_state(), Host("cpu", threads=1), trace=tmp_path)
+    step.run(synthetic_batch(lenet, "train"))
+    step.trace.end_lap(2)
+    with pytest.raises(DriverError, match=r"the trace of ONNX Runtime has .* 1 times in 2 steps"):
+        step.trace.end()
+
+
+class Counters:
+    """Stands for OpenVINO's compiled model and its request: means over all runs, in whole microseconds."""
+
+    def __init__(self, *means: dict[str, int]) -> None:
+        self._means = iter(means)
+
+    def get_runtime_model(self) -> "Counters":
+        return self
+
+    def get_ordered_ops(self) -> list[object]:
+        return []
+
+    def create_infer_request(self) -> "Counters":
+        return self
+
+    @property
+    def profiling_info(self) -> list[SimpleNamespace]:
+        states = SimpleNamespace(EXECUTED=1, NOT_RUN=0)
+        return [
+            SimpleNamespace(
+                node_name=name,
+                node_type="Mul",
+                real_time=timedelta(microseconds=mean),
+                status=states.EXECUTED if mean else states.NOT_RUN,
+                Status=states,
+            )
+            for name, mean in next(self._means).items()
+        ]
+
+
+def test_means_over_all_runs_become_times_of_laps() -> None:
+    # Runs of a that take 9, 1 and 2, and 6 and 2 us; b runs in the second lap alone.
+    trace = OpenVINOTrace(Counters({"a": 9, "b": 0, "c": 0}, {"a": 4, "b": 2, "c": 0}, {"a": 4, "b": 1, "c": 0}))
+    for runs in (1, 2, 2):
+        trace.end_lap(runs)
+    times = trace.end()
+    assert (times.names, times.operators) == (["a", "b"], ["Mul", "Mul"])
+    # The last lap of b is below 0: 2 us of 3 runs are 6 to 9 us, 1 us of 5 runs 5 to 10.
+    np.testing.assert_allclose(times.milliseconds, [[9e-3, 1.5e-3, 4e-3], [0, 3e-3, -0.5e-3]])
 
 
 def test_the_batch_fits_the_program(lenet: Artifact) -> None:
