@@ -289,6 +289,18 @@ def with_nan() -> Any:
             "declare the input with shape: [3, 4, 3]",
         ),
         (
+            fitting(image=np.zeros((6, 4, 4, 3))),
+            (IMAGE,),
+            'the data source gives "image" as [4, 4, 3], the input "image" is declared as [1, 4, 3]; '
+            "store channels first, as [3, 4, 4]",
+        ),
+        (
+            fitting(label=np.eye(6)),
+            (LABEL,),
+            'the data source gives "label" as [6], the input "label" is declared as []; '
+            "store class numbers, not a vector for each sample",
+        ),
+        (
             fitting(),
             (TensorSpec("depth", "float32", (8, 1), "batch", field="depth"),),
             'the input "depth" needs the field "depth", which the data source lacks; it has: image, label',

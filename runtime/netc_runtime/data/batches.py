@@ -162,6 +162,10 @@ def _beyond(part: Array, wanted: np.dtype[Any]) -> npt.NDArray[np.bool_]:
 def _remedy(found: tuple[int, ...], wanted: tuple[int, ...]) -> str:
     if not found:
         return "; declare the input without shape"
+    if not wanted and len(found) == 1:
+        return "; store class numbers, not a vector for each sample"
+    if len(found) == len(wanted) == 3 and found[2] in (1, 3) and found[0] not in (1, 3):
+        return f"; store channels first, as {shape_text((found[2], *found[:2]))}"
     if len(found) == len(wanted) == 3 and found[0] == wanted[0]:
         return f"; set data.resize: {shape_text(wanted[1:])}"
     return f"; declare the input with shape: {shape_text(found)}"
