@@ -148,6 +148,7 @@ def test_check(netc: Netc) -> None:
 
 def test_check_json(netc: Netc) -> None:
     report = json.loads(netc("check", "mlp", "--json"))
+    assert report["precision"] == "float32"
     assert report.keys() == {
         "ok",
         "name",
@@ -156,6 +157,7 @@ def test_check_json(netc: Netc) -> None:
         "multiply_adds",
         "activation_bytes",
         "batch_size",
+        "precision",
         "step_memory",
         "warnings",
     }
