@@ -74,7 +74,7 @@ class _Autocast:
             self._feed(node, dtype)
             keeps = self._is_network(node) and node.op_type in KEEPING and floats[0] in self._narrow
             if dtype == HALF or keeps:
-                self._narrow.update(y for y in node.outputs if y.dtype == HALF)
+                self._narrow.update(node.outputs if dtype == HALF else node.outputs[:1])
 
     def _yields(self, x: ir.Value) -> bool:
         return x in self._yielding or x.is_initializer()

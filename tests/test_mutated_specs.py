@@ -289,6 +289,7 @@ BEYOND_THE_SCHEMA = re.compile(
             # of two fields at once
             r"solver needs exactly one of max_epochs and max_iter",
             r"min \S+ is larger than max",
+            r"range: the lowest value, \S+, is not below the highest",
             r"an input needs a shape",
             r"k \S+ has no place within a channel",
             # of a value, by arithmetic or by what the class is

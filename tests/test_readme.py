@@ -48,7 +48,7 @@ RUNNABLE = [c for c in commands() if re.match(r"(netc|\.venv/bin/(netc|python)) 
 
 
 def test_the_commands_are_found() -> None:
-    assert len(RUNNABLE) == 8
+    assert len(RUNNABLE) == 9
     assert {"make train", "make test"} <= set(commands())
 
 

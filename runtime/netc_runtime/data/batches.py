@@ -16,7 +16,7 @@ from netc_runtime.interface import TensorSpec
 _EVALUATION_BATCH = 256  # samples that run at once where the size of the batch changes no result
 # Values of one input that run at once: what a network computes from large images takes many times their memory.
 _EVALUATION_VALUES = _EVALUATION_BATCH * 3 * 64 * 64
-_CHECKED_VALUES = 1 << 24  # values that are checked at once, because data may be larger than memory
+_CHECKED_VALUES = 1 << 22  # values that are checked at once, because data may be larger than memory
 
 
 def steps_per_epoch(count: int, batch_size: int, batches: int = 1) -> int:
