@@ -14,7 +14,7 @@ train: $(VENV)/installed
 	$(BIN)/netc predict $(RUN) test:0-4
 
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest -n auto --maxprocesses 4
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .

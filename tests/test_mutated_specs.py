@@ -35,8 +35,8 @@ from tests.mutations.text import flow
 from tests.mutations.trees import EXPRESSIONS, layers_of
 from tests.zoo import DIGITS, SPECS
 
-FIRST_SEED, COUNT = 20_000_000, 1200
-SCHEMA_COUNT = 600
+FIRST_SEED, COUNT = 20_000_000, 800
+SCHEMA_COUNT = 400
 COMPILED = 8  # of so many mutants one is compiled to the end, if it passes the checks
 SECONDS = 10.0  # of processor time
 MEMORY = 2 << 30  # bytes that one mutant may take beyond what the process has
