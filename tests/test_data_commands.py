@@ -154,6 +154,18 @@ def test_draws_and_batches_of_augmented_samples_differ(netc: Netc) -> None:
         augmented_samples(Artifact.load(Path("plain")), source, 1)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_values_that_are_not_finite_are_said(netc: Netc, value: float) -> None:
+    images = np.random.default_rng(0).uniform(0, 1, (10, 1, 4, 4)).astype(np.float32)
+    images[3, 0, 1, 2] = value
+    np.savez("bad.npz", image=images, label=np.arange(10) % 2)
+    code, _, err = netc("data", "show", "npz", "--set", "data.path=bad.npz", "--set", "data.split={test: 0.2}")
+    assert code == 0
+    assert err == [
+        "warning: some values of image are not finite (NaN or infinite), which training refuses; mend or remove them"
+    ]
+
+
 def test_samples_that_are_no_images_have_no_sheet(netc: Netc) -> None:
     Path("a.csv").write_text("a,b,kind\n" + "1,2,x\n3,5,y\n" * 8)
     options = ["--set", "data.path=a.csv", "--set", "data.target=kind"]

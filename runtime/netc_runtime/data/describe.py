@@ -79,13 +79,21 @@ def describe(source: Source) -> Description:
     """Return the numbers of a loaded data set; all samples are read once, little of them at a time."""
     train = source.train
     images = train.get("image")
+    channels = () if images is None or images.ndim < 2 else _channels(images)
     return Description(
         samples={split: len(next(iter(source.split(split).values()))) for split in SPLITS},
         fields=tuple(Field(name, tuple(field.shape[1:]), str(field.dtype)) for name, field in train.items()),
         classes=_classes(source),
-        channels=() if images is None or images.ndim < 2 else _channels(images),
-        notes=tuple(source.notes),
+        channels=channels,
+        notes=(*source.notes, *_not_finite(channels)),
     )
+
+
+def _not_finite(channels: tuple[Channel, ...]) -> tuple[str, ...]:
+    """Return the note that values are no numbers, which training would stop at."""
+    if all(math.isfinite(one.mean) for one in channels):
+        return ()
+    return ("some values of image are not finite (NaN or infinite), which training refuses; mend or remove them",)
 
 
 def _classes(source: Source) -> tuple[Class, ...]:
@@ -114,7 +122,8 @@ def _counts(labels: Samples) -> npt.NDArray[np.intp]:
 
 
 def _channels(images: Samples) -> tuple[Channel, ...]:
-    found = channel_moments(images)
+    with np.errstate(invalid="ignore"):  # of values that are not finite, which a note tells
+        found = channel_moments(images)
     rows = np.stack([found.mean, found.std, found.least, found.largest], axis=1)
     return tuple(Channel(*map(float, row)) for row in rows)
 

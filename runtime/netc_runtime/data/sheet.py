@@ -99,7 +99,9 @@ def _limits(source: Source, rows: Sequence[Row]) -> tuple[float, float]:
         return source.declared_range
     low, high = source.value_range
     originals = [row.images[0] for row in rows]
-    least, largest = min(float(one.min()) for one in originals), max(float(one.max()) for one in originals)
+    finite = [one[np.isfinite(one)] for one in originals]
+    least = min((float(one.min()) for one in finite if one.size), default=low)
+    largest = max((float(one.max()) for one in finite if one.size), default=high)
     if low <= least and largest <= high and (rows[0].images[0].dtype.kind in "iu" or largest > 1):
         return low, high
     return least, max(largest, least + 1e-6)
@@ -123,7 +125,8 @@ def _drawn(rows: Sequence[Row], low: float, high: float) -> "Image":
         # The font that ships with Pillow may lack letters; a name is better half shown than not at all.
         draw.text((_MARGIN, top), row.name.encode("latin-1", "replace").decode("latin-1")[:22], fill=_INK)
         for column, image in enumerate(row.images):
-            pixels = np.clip((np.asarray(image, np.float32) - low) / (high - low) * 255, 0, 255).astype(np.uint8)
+            values = np.nan_to_num(np.asarray(image, np.float32), nan=low, posinf=high, neginf=low)
+            pixels = np.clip((values - low) / (high - low) * 255, 0, 255).astype(np.uint8)
             picture = Image.fromarray(
                 np.ascontiguousarray(np.broadcast_to(pixels, (3, height, width)).transpose(1, 2, 0))
             )
