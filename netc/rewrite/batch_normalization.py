@@ -14,7 +14,7 @@ reads those: each node needs a pair of its own. 0 * scale and 0 * bias are one f
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -46,33 +46,36 @@ def _require_batch_statistics(site: Site) -> None:
 
 def expand(g: GraphBuilder, site: Site, inputs: Inputs) -> Sequence[ir.Value] | None:
     """Replace a node in training mode; keep one in inference mode."""
-    if not site.attribute("training_mode"):
-        return None
-    _require_batch_statistics(site)
-    x, scale, bias = (value for value in inputs[:3] if value is not None)
-    mean, centred, axes = _centre(g, x)
-    var = g.ReduceMean(centred * centred, axes, keepdims=0)
-    return g.BatchNormalization(x, scale, bias, mean, var, epsilon=site.attribute("epsilon")), mean, var
+
+    def variance(centred: ir.Value, axes: np.ndarray) -> ir.Value:
+        return g.ReduceMean(centred * centred, axes, keepdims=0)
+
+    return _expanded(g, site, inputs, variance)
 
 
 def expand_with_norm(g: GraphBuilder, site: Site, inputs: Inputs) -> Sequence[ir.Value] | None:
     """Replace a node in training mode, the variance by the Euclidean norm; keep one in inference mode."""
+
+    def variance(centred: ir.Value, axes: np.ndarray) -> ir.Value:
+        norm = g.ReduceL2(centred, axes, keepdims=0)
+        shape = [int(n) for n in shape_of(centred)]
+        return norm * norm / float(math.prod(shape) // shape[1])
+
+    return _expanded(g, site, inputs, variance)
+
+
+def _expanded(
+    g: GraphBuilder, site: Site, inputs: Inputs, variance: Callable[[ir.Value, np.ndarray], ir.Value]
+) -> Sequence[ir.Value] | None:
+    """Expand a node in training mode; `variance` gives that of each channel [C] from centred values and the axes."""
     if not site.attribute("training_mode"):
         return None
     _require_batch_statistics(site)
     x, scale, bias = (value for value in inputs[:3] if value is not None)
-    mean, centred, axes = _centre(g, x)
-    norm = g.ReduceL2(centred, axes, keepdims=0)
-    shape = [int(n) for n in shape_of(x)]
-    var = norm * norm / float(math.prod(shape) // shape[1])
-    return g.BatchNormalization(x, scale, bias, mean, var, epsilon=site.attribute("epsilon")), mean, var
-
-
-def _centre(g: GraphBuilder, x: ir.Value) -> tuple[ir.Value, ir.Value, np.ndarray]:
-    """Return the mean of each channel [C], what is left of x without it, and the axes that are averaged."""
     rank = len(shape_of(x))
     axes = np.array([0, *range(2, rank)], np.int64)
     mean = g.ReduceMean(x, axes, keepdims=0)
     # With as many axes as x: OpenVINO keeps channels last in memory only then.
     planes = np.array([1, -1] + [1] * (rank - 2), np.int64)
-    return mean, x - (g.Reshape(mean, planes) if rank > 2 else mean), axes
+    var = variance(x - (g.Reshape(mean, planes) if rank > 2 else mean), axes)
+    return g.BatchNormalization(x, scale, bias, mean, var, epsilon=site.attribute("epsilon")), mean, var
