@@ -122,7 +122,7 @@ class Data(Declared):
     scale: float = 1.0
     """What every value is multiplied by after that."""
     range: list[float] | None = Field(None, min_length=2, max_length=2)
-    """Lowest and highest raw value, which some augmentations need: `[0, 255]`."""
+    """Lowest and highest raw value, `[0, 255]`: some augmentations need it, and images beyond it are refused."""
     augment: list[AnyAugmentation] = []
     """What happens to each training batch, in order."""
     test_views: list[View] = Field([], max_length=16)
