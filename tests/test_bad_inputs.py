@@ -12,15 +12,14 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 import pytest
 
-from netc.cli import main
 from netc.layers import LAYERS
+from tests.command_line import Netc, in_process
 from tests.zoo import ZOO
 
 SPEC = """\
@@ -56,40 +55,12 @@ NO_CLOCK = "lowerings are chosen by the times of kernels, which are measured on 
 HOLDS = "more than the 2,147,483,647 that a tensor can hold"
 
 
-@dataclass(frozen=True)
-class Result:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def errors(self) -> list[str]:
-        return self.err.splitlines()
-
-
-Netc = Callable[..., Result]
-
-
 @pytest.fixture
 def netc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Netc:
     """Runs the command line in this process, inside a folder that holds spec.yaml alone."""
     (tmp_path / "spec.yaml").write_text(SPEC)
     monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str) -> Result:
-        monkeypatch.setattr(sys, "argv", ["netc", *arguments])
-        capsys.readouterr()
-        code: object = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code
-        out, err = capsys.readouterr()
-        assert isinstance(code, int)
-        assert "Traceback" not in err
-        return Result(code, out, err)
-
-    return run
+    return in_process(monkeypatch, capsys)
 
 
 def edited(*edits: tuple[str, str]) -> str:

@@ -5,7 +5,6 @@
 import hashlib
 import http.server
 import json
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -16,7 +15,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from netc.cli import main
 from netc_runtime.artifact import Artifact
 from netc_runtime.augmented import augmented_samples
 from netc_runtime.data import SOURCES, open_source
@@ -25,6 +23,7 @@ from netc_runtime.data.options import LEAVE_OUT
 from netc_runtime.data.remotes import FETCHED, Fetched, Remote
 from netc_runtime.data.sheet import contact_sheet
 from netc_runtime.errors import DriverError
+from tests.command_line import in_process
 
 Netc = Callable[..., tuple[int, str, list[str]]]
 
@@ -55,18 +54,11 @@ def netc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         for index in range(8):
             Image.fromarray(random.integers(0, 256, (5, 6, 3), dtype=np.uint8)).save(f"images/{name}/{index}.png")
 
+    command = in_process(monkeypatch, capsys)
+
     def run(*arguments: str) -> tuple[int, str, list[str]]:
-        monkeypatch.setattr(sys, "argv", ["netc", *arguments])
-        capsys.readouterr()
-        code: object = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code
-        out, err = capsys.readouterr()
-        assert isinstance(code, int)
-        assert "Traceback" not in err
-        return code, out, err.splitlines()
+        result = command(*arguments)
+        return result.code, result.out, result.errors
 
     return run
 
