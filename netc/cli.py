@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from netc import __version__
-from netc.commands import data, doctor, runs, specs, timing, tuning
+from netc.commands import data, doctor, export, runs, specs, timing, tuning
 from netc.commands.common import fail
 from netc.errors import EnvironmentProblem, NetcError
 
@@ -55,7 +55,7 @@ app.command("specs")(specs.specs_)
 app.command("schema")(specs.schema)
 app.command("train")(runs.train)
 app.command("eval")(runs.eval_)
-app.command("export")(runs.export)
+app.command("export")(export.export)
 app.command("predict")(runs.predict)
 app.command("time")(timing.time_)
 app.command("tune")(tuning.tune)

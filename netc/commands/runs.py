@@ -1,9 +1,8 @@
-"""The commands about runs: train, eval, export, predict."""
+"""The commands about runs: train, eval, predict."""
 
-import json
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -22,6 +21,7 @@ from netc.commands.common import (
     print_json,
     warn,
 )
+from netc.commands.export import show_export
 from netc.commands.tuning import host_to_tune, tuned
 from netc.errors import UsageError
 
@@ -105,7 +105,7 @@ def train(
         result = drive(lambda: run_training(TrainOptions(run, artifact, host, resume, stop_after_epochs), reporter))
     if result.finished:
         report = drive(lambda: export_run(run, checkpoint=result.chosen, host=host, warn=warn))
-        _show_export(report, as_json)
+        show_export(report, as_json)
 
 
 def eval_(
@@ -138,43 +138,6 @@ def eval_(
     values = "  ".join(f"{name} {value:.4f}" for name, value in report.metrics.items())
     print(f"{what}: {values}  ({report.samples} samples, {report.device})")
     print_counts(report.counts)
-
-
-def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="File to write; default RUN/model.onnx.")] = None,
-    checkpoint: CheckpointOption = "last",
-    overrides: SetOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Export one inference model, batch norm folded, and compare it with the evaluation graph.
-
-    Example: netc export runs/lenet_dsn -o lenet.onnx
-    """
-    from netc.arguments import data_overrides
-    from netc_runtime.engines import cpu_device
-    from netc_runtime.export import export_run
-    from netc_runtime.session import Host
-
-    data = data_overrides(overrides)
-    host = Host(cpu_device())
-    _show_export(drive(lambda: export_run(run, out, checkpoint, host, True, data, warn)), as_json)
-
-
-def _show_export(report: Any, as_json: bool) -> None:
-    if as_json:
-        agreement = None if report.agreement is None else vars(report.agreement)
-        # A line, as the events of training are that it may follow.
-        print(json.dumps({"event": "exported", **vars(report), "agreement": agreement}, default=str))
-        return
-    print(f"exported {report.path}: {report.parameters:,} parameters, {report.size / 1e6:.1f} MB")
-    if report.agreement is not None:
-        accuracy = report.agreement.accuracy
-        measured = "" if accuracy is None else f", accuracy {accuracy:.4f}"
-        print(
-            f"on {report.agreement.samples} test samples it differs from the evaluation graph by at most "
-            f"{report.agreement.difference:.1e} of {report.agreement.largest:.3g}{measured}"
-        )
 
 
 def predict(
