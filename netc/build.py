@@ -17,10 +17,11 @@ from netc.monitor import append_statistics
 from netc.network import Count, Network, Term, lower, lower_inputs
 from netc.phases import specs_of_phases
 from netc.programs import batch_entries, output_entries, program, use_averages, used
-from netc.rewrite.fold import fold_batch_normalization, split
+from netc.rewrite.fold import fold_batch_normalization
 from netc.rewrite.lowerings import Lowerings
 from netc.rewrite.passes import Platform, Target, clean, optimize_step
 from netc.rewrite.recompute import recompute
+from netc.rewrite.split import split
 from netc.solver.policies import Plateau
 from netc.solver.step import Step, append_update
 from netc.spec.load import Loaded
@@ -318,7 +319,7 @@ def inference_programs(loaded: Loaded, network: Network) -> dict[str, Program]:
     net = network.net
     outputs = output_entries(network)
     verify(net.g.graph, "lowering the layers for inference")
-    folded = clean(fold_batch_normalization(net.g.graph).graph)
+    folded = clean(fold_batch_normalization(net.g.graph, net.state).graph)
     halves = split(folded, set(net.state))
     fold = Program(
         clean(halves.fold.graph),
