@@ -128,6 +128,16 @@ POSITIONS = [
         [RELU, layer("s", "Scale"), deconv("d", stride=2, group=2), RELU2],
         "Relu ConvTranspose Relu",
     ),
+    position(
+        "another normalization's scale before a convolution",
+        [layer("i", "InstanceNorm"), conv("c", pad=0), RELU],
+        "ReduceMean Sub Mul ReduceMean Add Sqrt Div Conv Relu",
+    ),
+    position(
+        "learned weights of a sum",
+        [conv("c1"), conv("c2", bottom="image"), layer("w", "WeightedSum", bottom=["c1", "c2"]), RELU],
+        "Conv Conv Add Relu",
+    ),
     # Not a normalization.
     position("nothing to fold", [conv("c"), RELU], "Conv Relu"),
     position("a scale behind a convolution", [conv("c"), layer("s", "Scale", bias_term=True), RELU], "Conv Relu"),

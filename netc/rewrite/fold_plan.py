@@ -11,8 +11,9 @@ way of another one. Weights that layers share are no obstacle: a layer that take
 since the file is then larger by that copy, and every run saves two passes over the activations.
 
 A chain with a normalization that cannot disappear becomes one scale and one shift; the plan names the reason.
-Non-goals: constants of the spec, such as `coeff`, and the normalization of the data are no steps. Weights then keep the
-meaning that they have for a network that starts from the exported file.
+Non-goals: constants of the spec, such as `coeff`, and the normalization of the data, which is no Mul or Add of anything
+learned, are no steps; weights keep the meaning that they have for a network that starts from the exported file. A
+scale does not go where its shift cannot: the shift would have to be divided by it, and it may be 0.
 """
 
 import math
@@ -109,7 +110,7 @@ class Plan:
 
     def _input_of_step(self, node: ir.Node) -> ir.Value | None:
         """Return what a node maps channel by channel, None if it does something else."""
-        if node.outputs[0] in self.known or origin_of(node).part != "forward":
+        if node.outputs[0] in self.known:
             return None
         if node.op_type == "BatchNormalization":
             return node.inputs[0]
