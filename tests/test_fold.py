@@ -32,10 +32,22 @@ POSITIONS = [
     position("without affine", [conv("c"), bn("b", affine=False), RELU], "Conv Relu"),
     position("behind groups", [conv("c", group=2, num_output=6), bn("b"), RELU], "Conv Relu"),
     position("behind depthwise", [conv("c", group=4, num_output=8), bn("b"), RELU], "Conv Relu"),
-    position("behind strides and dilation", [conv("c", stride=2, dilation=2, pad=2), bn("b"), RELU], "Conv Relu"),
+    position(
+        "behind strides and dilation", [conv("c", stride=2, dilation=2, pad=2), bn("b", eps=0.125), RELU], "Conv Relu"
+    ),
     position("behind a deconvolution", [deconv("d"), bn("b"), RELU], "ConvTranspose Relu"),
     position("behind deconvolved groups", [deconv("d", group=2, stride=2), bn("b"), RELU], "ConvTranspose Relu"),
     position("behind one without a bias", [deconv("d", bias_term=False), bn("b"), RELU], "ConvTranspose Relu"),
+    position(
+        "along one axis",
+        [layer("line", "Reshape", shape=[24, 6]), conv("c", group=2), bn("b"), RELU],
+        "Reshape Conv Relu",
+    ),
+    position(
+        "along three axes",
+        [layer("cube", "Reshape", shape=[2, 2, 6, 6]), conv("c"), bn("b"), RELU, bn("b2"), deconv("d", kernel_size=1)],
+        "Reshape Conv Relu ConvTranspose",
+    ),
     position("behind an inner product", [IP, bn("b"), RELU], "Flatten Gemm Relu"),
     position("behind its transpose", [{**IP, "transpose": True}, bn("b"), RELU], "Flatten Gemm Relu"),
     position("behind one without bias_term", [{**IP, "bias_term": False}, bn("b"), RELU], "Flatten Gemm Relu"),
