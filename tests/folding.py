@@ -55,10 +55,11 @@ def position(id: str, layers: Layers, operators: str, **kept: tuple[str, str]) -
     return Position(id, layers, operators, kept)
 
 
-def inference(layers: Layers, dtype: ir.DataType = FLOAT) -> Network:
+def inference(layers: Layers, dtype: ir.DataType = FLOAT, **sections: Any) -> Network:
     """Lower layers, and an InnerProduct `last` behind them, for inference."""
     ending = [layer("last", "InnerProduct", num_output=3), layer("loss", "SoftmaxWithLoss")]
-    network = lowered([*layers, *ending], {"image": IMAGE, "label": 3}, "test", dtype, None, objectives=False)
+    inputs = {"image": IMAGE, "label": 3}
+    network = lowered([*layers, *ending], inputs, "test", dtype, None, objectives=False, **sections)
     for output in network.outputs:
         network.net.g.output(output.name, output.value)
     return network

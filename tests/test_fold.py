@@ -172,6 +172,12 @@ def test_parameters_are_named_after_the_spec() -> None:
     assert {str(x.name) for x in parts.fold.graph.outputs} == set(parts.feeds)
 
 
+def test_the_normalization_of_the_data_stays() -> None:
+    """A network that starts from the exported weights normalises its data in the same way."""
+    network = inference([conv("c", **ONE), RELU], data={"mean": "computed", "std": "computed", "scale": 2.0})
+    assert left(halves_of(network).infer.graph) == "Sub Div Mul Conv Relu"
+
+
 def test_a_layer_that_takes_in_a_chain_has_a_copy_of_shared_weights() -> None:
     layers = [conv("c1", **SHARED), bn("b"), RELU, conv("c2", **SHARED), RELU2]
     assert set(halves_of(inference(layers)).feeds.values()) == {"c1.weight", "c1.bias", "w", "last.weight", "last.bias"}

@@ -41,7 +41,7 @@ class _Folding:
             new[value] = g.input(str(value.name), value.dtype or g.dtype, shape_of(value))
         for value in self._graph.initializers.values():
             new[value] = g.constant(constant_value(value))
-        # A weight may take in what stands before it and has operands that the list of nodes has later.
+        # What is known comes first: a linear node takes in a chain behind it, whose operands the list may have later.
         for node in sorted(self._graph, key=lambda node: node.outputs[0] not in plan.known):
             chain = plan.chains.get(node)
             if chain is not None:

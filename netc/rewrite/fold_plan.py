@@ -53,7 +53,7 @@ class Chain:
 
 
 @dataclass(frozen=True)
-class Part:
+class Channels:
     """The channels of a chain from `start` to before `stop`."""
 
     chain: Chain
@@ -66,7 +66,7 @@ class Taken:
     """What a linear node takes in: the chain on its input, and parts of those on its output, in order."""
 
     before: Chain | None = None
-    after: list[Part] = field(default_factory=list)
+    after: list[Channels] = field(default_factory=list)
 
 
 class Plan:
@@ -125,7 +125,7 @@ class Plan:
         parts = self._behind(chain.x, chain.steps[0], 0, channels)
         if not isinstance(parts, str):
             for node, start, stop in parts:
-                self.taken.setdefault(node, Taken()).after.append(Part(chain, start, stop))
+                self.taken.setdefault(node, Taken()).after.append(Channels(chain, start, stop))
             self._makers[chain.y] = self._maker(chain.x)
             return
         readers = self._ahead(chain.y, chain.shifts)
