@@ -137,6 +137,13 @@ POSITIONS = [
         "Conv Mul Mul Add Relu",
         b=("p (Mul) cannot absorb it", AFTER),
     ),
+    position(
+        "before a reshape to other channels",
+        [RELU, bn("b"), layer("r", "Reshape", shape=[8, 18]), conv("c", **ONE), RELU2],
+        "Relu Mul Add Reshape Conv Relu",
+        b=(BEFORE, "r (Reshape) cannot absorb it"),
+    ),
+    position("a bias alone before pads", [RELU, layer("s", "Bias"), conv("c"), RELU2], "Relu Add Conv Relu"),
     position("not a normalization", [RELU, layer("s", "Scale"), layer("s2", "Bias"), RELU2], "Relu Mul Add Relu"),
 ]
 
