@@ -101,7 +101,7 @@ def build_inference(loaded: Loaded, keep_sides: Sequence[str] = (), target: Targ
         SpecError: with the mistakes of the spec that show in inference.
         UsageError: there is no side of one of these names.
     """
-    network = lower(specs_of_phases(loaded)[-1], "test", None, objectives=False, keep_sides=keep_sides)
+    network = lower(loaded, "test", None, objectives=False, keep_sides=keep_sides)
     programs = inference_programs(loaded, network)
     if loaded.spec.solver.weight_average is not None:
         lowered = lower_phases(loaded)

@@ -67,6 +67,13 @@ def test_a_side_is_called_like_its_layer_or_its_loss(names: list[str], kept: lis
     assert outputs(build_inference(spec_of(TWO), names)) == ["ip", *kept]
 
 
+def test_a_score_of_two_losses_is_one_output() -> None:
+    two = side("s")
+    two["layers"].append({"name": "hinge", "type": "HingeLoss", "bottom": ["s_score", "label"]})
+    programs = build_inference(spec_of([conv("c", side=two), SCORES, LOSS]), ["c", "hinge"])
+    assert outputs(programs) == ["ip", "s_score"]
+
+
 @pytest.mark.parametrize(
     ("spec", "name", "kept"),
     [
