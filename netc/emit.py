@@ -92,7 +92,7 @@ class Artifact:
             **({"phases": self._phases()} if self.spec.phases else {}),
             **({"monitors": self._monitors()} if self.spec.run.monitor_every is not None else {}),
             **({"tuning": self.tuning} if self.tuning else {}),
-            "graphs": {name: {"file": f"{name}.onnx", **interface(program)} for name, program in self.programs.items()},
+            "graphs": graph_entries(self.programs),
         }
 
     def _init_from(self, source: InitFrom) -> Entry:
@@ -117,7 +117,7 @@ class Artifact:
         Raises:
             VerificationError: a graph breaks a rule of emitted graphs, or the ONNX checker refuses it.
         """
-        return {name: self._model(name, program) for name, program in self.programs.items()}
+        return {name: model_of(self.spec, self.target, name, program) for name, program in self.programs.items()}
 
     def initial_state(self) -> dict[str, np.ndarray]:
         """Return the first value of every state tensor."""
@@ -151,28 +151,67 @@ class Artifact:
     def _seed(self) -> int:
         return self.spec.solver.random_seed
 
-    def _model(self, name: str, program: Program) -> onnx.ModelProto:
-        for node in program.graph:
-            reason = broken_rule(node, name.partition(".")[0] in STATIC_PROGRAMS, self.target)
-            if reason is not None:
-                raise VerificationError(f"{name}.onnx: {node.name} ({node.op_type}): {reason}")
-        model = ir.Model(
-            program.graph,
-            ir_version=IR_VERSION,
-            producer_name="netc",
-            producer_version=__version__,
-            doc_string=f"{name} program of {self.spec.name}, compiled by netc",
-            metadata_props={
-                "netc.graph": name,
-                "netc.name": self.spec.name,
-                "netc.version": __version__,
-                "netc.spec_hash": self.spec.hash(),
-                "netc.interface": json.dumps(interface(program), sort_keys=True),
-            },
-        )
-        proto = ir.to_proto(model)
-        onnx.checker.check_model(proto, full_check=True)
-        return proto
+
+@dataclass(frozen=True)
+class Inference:
+    """The programs `fold` and `infer` of a spec, without those that train and evaluate it."""
+
+    spec: NetSpec
+    target: str
+    programs: Mapping[str, Program]
+
+    def files(self) -> dict[str, bytes]:
+        """Return the content of fold.onnx and infer.onnx by file name, checked, as in an artifact.
+
+        Raises:
+            VerificationError: a graph breaks a rule of emitted graphs, or the ONNX checker refuses it.
+        """
+        return {
+            f"{name}.onnx": _serialized(model_of(self.spec, self.target, name, program))
+            for name, program in self.programs.items()
+        }
+
+    def graphs(self) -> dict[str, Entry]:
+        """Return what a manifest says of the programs under `graphs`."""
+        return graph_entries(self.programs)
+
+
+def graph_entries(programs: Mapping[str, Program]) -> dict[str, Entry]:
+    """Return what a manifest says of programs under `graphs`: the file of each, its inputs and its outputs."""
+    return {name: {"file": f"{name}.onnx", **interface(program)} for name, program in programs.items()}
+
+
+def model_of(spec: NetSpec, target: str, name: str, program: Program) -> onnx.ModelProto:
+    """Return the ONNX model of a program of an artifact, checked.
+
+    Raises:
+        VerificationError: the graph breaks a rule of emitted graphs, or the ONNX checker refuses it.
+    """
+    for node in program.graph:
+        reason = broken_rule(node, name.partition(".")[0] in STATIC_PROGRAMS, target)
+        if reason is not None:
+            raise VerificationError(f"{name}.onnx: {node.name} ({node.op_type}): {reason}")
+    model = ir.Model(
+        program.graph,
+        ir_version=IR_VERSION,
+        producer_name="netc",
+        producer_version=__version__,
+        doc_string=f"{name} program of {spec.name}, compiled by netc",
+        metadata_props={
+            "netc.graph": name,
+            "netc.name": spec.name,
+            "netc.version": __version__,
+            "netc.spec_hash": spec.hash(),
+            "netc.interface": json.dumps(interface(program), sort_keys=True),
+        },
+    )
+    proto = ir.to_proto(model)
+    onnx.checker.check_model(proto, full_check=True)
+    return proto
+
+
+def _serialized(model: onnx.ModelProto) -> bytes:
+    return model.SerializeToString(deterministic=True)
 
 
 def _type_name(tensor: StateTensor) -> str:
@@ -228,7 +267,7 @@ def write(artifact: Artifact, folder: Path) -> None:
     if folder.exists() and not _replaceable(folder):
         raise UsageError(f"{given} exists and is not a compiled artifact; choose another folder with -o")
     files: dict[str, Iterable[bytes | memoryview]] = {
-        f"{name}.onnx": [model.SerializeToString(deterministic=True)] for name, model in artifact.models().items()
+        f"{name}.onnx": [_serialized(model)] for name, model in artifact.models().items()
     }
     files["init.safetensors"] = artifact.state_file()
     try:

@@ -5,7 +5,7 @@ mistake gives one message.
 """
 
 import functools
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
@@ -18,6 +18,7 @@ from netc.layers.activation import Sigmoid, Softmax
 from netc.layers.base import MAX_ELEMENTS, Counts, Layer, LayerError, Loss, Mean, Metric, Phase, elements, sample
 from netc.layers.context import Context
 from netc.layers.tuning import Tuning
+from netc.outputs import Output, collect_outputs, side_scores, with_scores
 from netc.spec.load import Loaded
 from netc.wiring import Placed, Wiring, label_warnings, wire
 
@@ -42,19 +43,6 @@ class Count:
     kind: str
     layer: str
     matrix: ir.Value
-
-
-@dataclass(frozen=True)
-class Output:
-    """A top of the main path, or of the fused head, that no layer continues from.
-
-    `activation` is what a loss applies to it; `label` the label input whose classes it scores.
-    """
-
-    name: str
-    value: ir.Value
-    activation: str | None
-    label: str | None
 
 
 @dataclass
@@ -91,6 +79,7 @@ def lower(
     objectives: bool = True,
     dtype: ir.DataType = ir.DataType.FLOAT,
     sampled: bool = False,
+    keep_sides: Sequence[str] = (),
 ) -> Network:
     """Lower a spec.
 
@@ -101,11 +90,13 @@ def lower(
         objectives: whether losses, metrics and sides take part.
         dtype: the floating-point type of the graph.
         sampled: whether Dropout drops in the phase `test` too.
+        keep_sides: names of sides whose scores are outputs too.
 
     Raises:
         SpecError: with every mistake of the spec that shows in this phase.
+        UsageError: there is no side of one of these names.
     """
-    return _Lowering(loaded, phase, batch_size, objectives, dtype, sampled).run()
+    return _Lowering(loaded, phase, batch_size, objectives, dtype, sampled, keep_sides).run()
 
 
 def lower_inputs(loaded: Loaded, batch_size: int, dtype: ir.DataType = ir.DataType.FLOAT) -> Network:
@@ -126,10 +117,13 @@ class _Lowering:
         objectives: bool,
         dtype: ir.DataType,
         sampled: bool,
+        keep_sides: Sequence[str] = (),
     ) -> None:
         self._loaded, self._phase, self._objectives = loaded, phase, objectives
         self._axis: int | str = BATCH_AXIS if batch_size is None else batch_size
         self._wiring: Wiring = wire(loaded, phase)
+        self._scores = side_scores(self._wiring, keep_sides)
+        self._kept = with_scores(self._wiring, self._scores)
         self._diagnostics: list[Diagnostic] = [*loaded.diagnostics, *self._wiring.diagnostics]
         solver = loaded.spec.solver
         self._net = Context(
@@ -152,14 +146,14 @@ class _Lowering:
         """Lower everything, then raise all mistakes at once."""
         self._feed()
         for placed in self._wiring.placed:
-            if self._objectives or placed.layer.name in self._wiring.kept:
+            if self._objectives or placed.layer.name in self._kept:
                 self._layer(placed)
         if self._diagnostics:
             raise SpecError(self._diagnostics)
         if self._objectives:
             self._penalties()
             self._total()
-        self._collect_outputs()
+        self._network.outputs += collect_outputs(self._loaded, self._wiring, self._network.tops, self._scores)
         self._warn()
         return self._network
 
@@ -329,45 +323,6 @@ class _Lowering:
             samples = self._net.batch_count(next(iter(self._network.batch.values())))
             weight = self._means[0] if len(self._means) == 1 else samples
             self._network.terms.insert(0, Term("total", "total", None, Mean(total, weight)))
-
-    def _collect_outputs(self) -> None:
-        """Find the tops that inference returns.
-
-        A model of nothing but targets and weighed layers returns those.
-        """
-        minimised = self._wiring.only_minimised
-        found = self._outputs(minimised, targets=False) or self._outputs(minimised) or self._outputs(frozenset())
-        silences = [placed.path for placed in self._wiring.placed if not placed.layer.tops]
-        if not found and silences:
-            message = "the model has no output: Silence reads whatever no layer continues from; leave one top to it"
-            raise SpecError([self._loaded.at(silences[-1], message)])
-        self._network.outputs += found
-
-    def _outputs(self, without: Set[str], targets: bool = True) -> list[Output]:
-        """Return the tops of inference that only objectives, or the layers `without`, read; targets only on demand."""
-        kept, found = self._wiring.kept, list[Output]()
-        offered = kept - without
-        for placed, name in [(each, top) for each in self._wiring.placed for top in each.layer.tops]:
-            if placed.layer.name not in offered or placed.is_companion or name not in self._network.tops:
-                continue
-            readers = [r for r in self._wiring.readers(name) if r.layer.name in kept or not r.is_companion]
-            objectives = [reader for reader in readers if reader.is_objective]
-            is_target = bool(objectives) and all(reader.bottoms[0] != name for reader in objectives)
-            if (targets or not is_target) and all(r.is_objective or r.layer.name in without for r in readers):
-                losses = [r.layer for r in readers if isinstance(r.layer, Loss) and r.bottoms[0] == name]
-                activation = next((loss.activation for loss in losses), None)
-                value = self._network.tops[name]
-                found.append(Output(name, value, activation, self._label_of(placed, name)))
-        return found
-
-    def _label_of(self, placed: Placed, top: str) -> str | None:
-        """Return the label input that a loss or metric compares a top with, also through a softmax behind it."""
-        sources = [top, *(placed.bottoms if isinstance(placed.layer, Softmax) else ())]
-        for name in sources:
-            for reader in self._wiring.readers(str(name)):
-                if reader.layer.takes_labels and reader.bottoms[0] == name and not reader.is_companion:
-                    return reader.bottoms[-1]
-        return None
 
     def _warn(self) -> None:
         """Warn of what is allowed but hardly meant."""

@@ -1,11 +1,12 @@
 """What the manifest says of a program's inputs and outputs, and the program with those that it has."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import onnx_ir as ir
 
 from netc.emit import Entry, Program
 from netc.layers.base import Metric
+from netc.layers.context import StateTensor
 from netc.network import Network
 from netc.spec.load import Loaded
 
@@ -19,6 +20,8 @@ def output_entries(network: Network) -> dict[str, Entry]:
         entries[output.name] = {"role": "output", "activation": output.activation, "label": output.label}
         if ignored := ignored_labels(network, str(output.label)):
             entries[output.name]["ignored"] = ignored
+        if output.side is not None:
+            entries[output.name]["side"] = output.side
     return entries
 
 
@@ -59,6 +62,11 @@ def used(program: Program) -> Program:
     inputs = program.graph.inputs
     inputs[:] = [value for value in inputs if value.uses() or value.is_graph_output()]
     return program
+
+
+def averages_of(state: Iterable[StateTensor]) -> dict[str, str]:
+    """Return the name of the average of each parameter that has one, by the parameter's name."""
+    return {tensor.filled_as: tensor.name for tensor in state if tensor.role == "average"}
 
 
 def use_averages(program: Program, averages: Mapping[str, str]) -> None:

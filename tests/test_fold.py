@@ -1,156 +1,183 @@
-"""The fold of batch normalization: the two halves together compute what the unfolded graph computes."""
+"""The fold of affine maps of channels: what stands before or behind takes them in, and computes the same."""
 
-from typing import Any
-
-import numpy as np
 import pytest
 
-from netc.graph.verify import verify
-from netc.network import Network
-from netc.rewrite.fold import Split, fold_batch_normalization, split
-from netc.rewrite.passes import clean
-from tests.cases.domains import positive
-from tests.oracle import Arrays, Runner, error, ort_runner, to_model
-from tests.test_layers import lowered
+from tests.folding import (
+    Layers,
+    Position,
+    bn,
+    check,
+    conv,
+    deconv,
+    halves_of,
+    inference,
+    layer,
+    left,
+    position,
+    reasons,
+)
 
-# Folding multiplies weights in double precision and rounds them once: a few 6e-8, times the terms of one sum.
-FOLDED = 1e-5
-Layers = list[dict[str, Any]]
-IMAGE = (4, 6, 6)
+RELU, RELU2 = layer("relu", "ReLU"), layer("relu2", "ReLU")
+IP = layer("ip", "InnerProduct", num_output=4)
+ONE = {"kernel_size": 1, "pad": 0}
+SHARED = {"param": [{"name": "w"}], "bias_term": False}
+JOIN = layer("join", "Concat", bottom=["c1", "c2"])
+JOINED: Layers = [conv("c1", num_output=2), conv("c2", bottom="image"), JOIN]
+SUM = layer("sum", "Eltwise", bottom=["b", "relu"])
 
-
-def conv(name: str, **fields: Any) -> dict[str, Any]:
-    return {"name": name, "type": "Convolution", "num_output": 4, "kernel_size": 3, "pad": 1, **fields}
-
-
-def bn(name: str, **fields: Any) -> dict[str, Any]:
-    return {"name": name, "type": "BatchNorm", **fields}
-
-
-RELU: dict[str, Any] = {"name": "relu", "type": "ReLU"}
-IP: dict[str, Any] = {"name": "ip", "type": "InnerProduct", "num_output": 4}
-# Layers, and the operators that inference is left with.
-POSITIONS: dict[str, tuple[Layers, list[str]]] = {
-    "after a convolution": ([conv("c"), bn("b")], ["Conv"]),
-    "after a convolution without bias": ([conv("c", bias_term=False), bn("b")], ["Conv"]),
-    "without affine": ([conv("c"), bn("b", affine=False)], ["Conv"]),
-    "after a grouped convolution": ([conv("c", group=2), bn("b")], ["Conv"]),
-    "after a strided, dilated convolution": ([conv("c", stride=2, dilation=2, pad=2), bn("b", eps=0.1)], ["Conv"]),
-    "between convolution and ReLU": ([conv("c"), bn("b"), RELU], ["Conv", "Relu"]),
-    "after an inner product": ([IP, bn("b")], ["Flatten", "Gemm"]),
-    "after an inner product without bias": ([{**IP, "bias_term": False}, bn("b")], ["Flatten", "Gemm"]),
-    "after a ReLU": ([conv("c"), RELU, bn("b")], ["Conv", "Relu", "Mul", "Add"]),
-    "on the input": ([bn("b"), conv("c")], ["Mul", "Add", "Conv"]),
-    "on a vector": ([{"name": "flat", "type": "Flatten"}, bn("b"), IP], ["Flatten", "Mul", "Add", "Gemm"]),
-    "after another": ([conv("c"), bn("b1"), bn("b2")], ["Conv", "Mul", "Add"]),
-    "after a convolution with two readers": (
-        [conv("c"), bn("b"), {"name": "sum", "type": "Eltwise", "bottom": ["b", "c"]}],
-        ["Conv", "Mul", "Add", "Add"],
+POSITIONS = [
+    # Into what stands before it.
+    position("behind a convolution", [conv("c"), bn("b"), RELU], "Conv Relu"),
+    position("behind one without bias", [conv("c", bias_term=False), bn("b"), RELU], "Conv Relu"),
+    position("without affine", [conv("c"), bn("b", affine=False), RELU], "Conv Relu"),
+    position("behind groups", [conv("c", group=2, num_output=6), bn("b"), RELU], "Conv Relu"),
+    position("behind depthwise", [conv("c", group=4, num_output=8), bn("b"), RELU], "Conv Relu"),
+    position(
+        "behind strides and dilation", [conv("c", stride=2, dilation=2, pad=2), bn("b", eps=0.125), RELU], "Conv Relu"
     ),
-    "two after one convolution": (
-        [conv("c"), bn("b1"), {**bn("b2"), "bottom": "c"}],
-        ["Conv", "Mul", "Add", "Mul", "Add"],
+    position("behind a deconvolution", [deconv("d"), bn("b"), RELU], "ConvTranspose Relu"),
+    position("behind deconvolved groups", [deconv("d", group=2, stride=2), bn("b"), RELU], "ConvTranspose Relu"),
+    position("behind one without a bias", [deconv("d", bias_term=False), bn("b"), RELU], "ConvTranspose Relu"),
+    position(
+        "along one axis",
+        [layer("line", "Reshape", shape=[24, 6]), conv("c", group=2), bn("b"), RELU],
+        "Reshape Conv Relu",
     ),
-    "after each of two convolutions": ([conv("c1"), bn("b1"), RELU, conv("c2"), bn("b2")], ["Conv", "Relu", "Conv"]),
-    "after a sum": (
-        [conv("c"), {"name": "sum", "type": "Eltwise", "bottom": ["c", "image"]}, bn("b")],
-        ["Conv", "Add", "Mul", "Add"],
+    position(
+        "along three axes",
+        [layer("cube", "Reshape", shape=[2, 2, 6, 6]), conv("c"), bn("b"), RELU, bn("b2"), deconv("d", kernel_size=1)],
+        "Reshape Conv Relu ConvTranspose",
     ),
-    "nowhere": ([conv("c"), RELU], ["Conv", "Relu"]),
-}
+    position("behind an inner product", [IP, bn("b"), RELU], "Flatten Gemm Relu"),
+    position("behind its transpose", [{**IP, "transpose": True}, bn("b"), RELU], "Flatten Gemm Relu"),
+    position("behind one without bias_term", [{**IP, "bias_term": False}, bn("b"), RELU], "Flatten Gemm Relu"),
+    position(
+        "behind an embedding",
+        [layer("e", "Embed", bottom="label", input_dim=3, num_output=4), bn("b"), RELU],
+        "Cast Unsqueeze Equal Cast Gemm Relu",
+    ),
+    position("before a scale", [conv("c"), bn("b"), layer("s", "Scale"), RELU], "Conv Relu"),
+    position("before a bias", [conv("c"), bn("b"), layer("s", "Bias"), RELU], "Conv Relu"),
+    position(
+        "around scale and bias", [conv("c"), layer("s", "Scale"), bn("b"), layer("s2", "Bias"), RELU], "Conv Relu"
+    ),
+    position(
+        "before one number", [conv("c"), bn("b"), layer("s", "Scale", num_axes=0, bias_term=True), RELU], "Conv Relu"
+    ),
+    position("three in a row", [conv("c"), bn("b1"), bn("b2"), bn("b3"), RELU], "Conv Relu"),
+    position("behind each of two", [conv("c1"), bn("b1"), RELU, conv("c2"), bn("b2"), RELU2], "Conv Relu Conv Relu"),
+    position("behind joined convolutions", [*JOINED, bn("b"), RELU], "Conv Conv Concat Relu"),
+    position(
+        "behind joined normalizations",
+        [
+            conv("a"),
+            bn("ba"),
+            deconv("b", bottom="image", kernel_size=1),
+            layer("join", "Concat", bottom=["ba", "b"]),
+            bn("b2"),
+            RELU,
+        ],
+        "Conv ConvTranspose Concat Relu",
+    ),
+    position(
+        "behind nested joins",
+        [*JOINED, conv("e", bottom="image"), layer("all", "Concat", bottom=["join", "e"]), bn("b"), RELU],
+        "Conv Conv Concat Conv Concat Relu",
+    ),
+    position(
+        "with two readers behind a convolution",
+        [conv("c"), bn("b"), RELU, SUM],
+        "Conv Relu Add",
+    ),
+    position(
+        "behind weights that two share",
+        [conv("c1", **SHARED), bn("b"), RELU, conv("c2", **SHARED), RELU2],
+        "Conv Relu Conv Relu",
+    ),
+    # Into what stands after it.
+    position("before a convolution", [RELU, bn("b"), conv("c", **ONE), RELU2], "Relu Conv Relu"),
+    position("before one without bias", [RELU, bn("b"), conv("c", bias_term=False, pad=0), RELU2], "Relu Conv Relu"),
+    position("before groups", [RELU, bn("b"), conv("c", group=2, num_output=6, pad=0), RELU2], "Relu Conv Relu"),
+    position(
+        "before strides and dilation", [RELU, bn("b"), conv("c", dilation=2, stride=2, pad=0), RELU2], "Relu Conv Relu"
+    ),
+    position(
+        "before a deconvolution of one place",
+        [RELU, bn("b"), deconv("d", kernel_size=1, group=2), RELU2],
+        "Relu ConvTranspose Relu",
+    ),
+    position("before a deconvolution that cuts", [RELU, bn("b"), deconv("d", pad=2), RELU2], "Relu ConvTranspose Relu"),
+    position("before an inner product", [RELU, bn("b")], "Relu"),
+    position("before its transpose", [RELU, bn("b"), {**IP, "transpose": True}, RELU2], "Relu Flatten Gemm Relu"),
+    position("before one of a vector", [layer("flat", "Flatten"), bn("b"), IP, RELU], "Flatten Gemm Relu"),
+    position(
+        "before a pooled one",
+        [RELU, layer("pool", "Pooling", pool="average", global_pooling=True), bn("b")],
+        "Relu GlobalAveragePool",
+    ),
+    position(
+        "before a reshaped one",
+        [RELU, bn("b"), layer("flat", "Reshape", shape=[-1]), IP, RELU2],
+        "Relu Reshape Gemm Relu",
+    ),
+    position("on the input", [bn("b"), conv("c", **ONE), RELU], "Conv Relu"),
+    position("two before one", [RELU, bn("b1"), bn("b2"), conv("c", **ONE), RELU2], "Relu Conv Relu"),
+    position("both sides", [RELU, bn("b1"), conv("c", pad=0, group=2), bn("b2"), RELU2], "Relu Conv Relu"),
+    position(
+        "before two that share weights",
+        [
+            RELU,
+            bn("b"),
+            conv("c1", **ONE, **SHARED),
+            conv("c2", bottom="b", **ONE, param=SHARED["param"]),
+            layer("sum", "Eltwise", bottom=["c1", "c2"]),
+        ],
+        "Relu Conv Conv Add",
+    ),
+    position("a scale alone before pads", [RELU, layer("s", "Scale"), conv("c"), RELU2], "Relu Conv Relu"),
+    position(
+        "a scale alone before strides",
+        [RELU, layer("s", "Scale"), deconv("d", stride=2, group=2), RELU2],
+        "Relu ConvTranspose Relu",
+    ),
+    position(
+        "another normalization's scale before a convolution",
+        [layer("i", "InstanceNorm"), conv("c", pad=0), RELU],
+        "ReduceMean Sub Mul ReduceMean Add Sqrt Div Conv Relu",
+    ),
+    position(
+        "learned weights of a sum",
+        [conv("c1"), conv("c2", bottom="image"), layer("w", "WeightedSum", bottom=["c1", "c2"]), RELU],
+        "Conv Conv Add Relu",
+    ),
+    # Not a normalization.
+    position("nothing to fold", [conv("c"), RELU], "Conv Relu"),
+    position("a scale behind a convolution", [conv("c"), layer("s", "Scale", bias_term=True), RELU], "Conv Relu"),
+    position("a scale that stays", [RELU, layer("s", "Scale"), layer("s2", "Bias"), RELU2], "Relu Mul Add Relu"),
+]
 
 
-def inference(layers: Layers) -> Network:
-    """Lower layers for inference; training them needs a loss, which inference leaves out."""
-    ending: Layers = [
-        {"name": "last", "type": "InnerProduct", "num_output": 3},
-        {"name": "loss", "type": "SoftmaxWithLoss"},
-    ]
-    network = lowered([*layers, *ending], {"image": IMAGE, "label": 3}, "test", batch=None, objectives=False)
-    for output in network.outputs:
-        network.net.g.output(output.name, output.value)
-    return network
+@pytest.mark.parametrize("row", POSITIONS, ids=lambda row: row.id)
+def test_position(row: Position) -> None:
+    infer = check(row.layers, seed=1).infer.graph
+    assert left(infer) == row.operators
+    assert reasons(infer) == {}
 
 
-def halves_of(network: Network) -> tuple[Split, Runner, Runner]:
-    """Fold and split."""
-    folded = fold_batch_normalization(network.net.g.graph)
-    verify(folded.graph, "folding")
-    parts = split(clean(folded.graph), set(network.net.state))
-    for part in (parts.fold, parts.infer):
-        verify(part.graph, "splitting")
-    models = [to_model(clean(part.graph), emitted=False) for part in (parts.fold, parts.infer)]
-    return parts, ort_runner(models[0]), ort_runner(models[1])
-
-
-def state_of(network: Network, rng: np.random.Generator) -> Arrays:
-    """Draw a state as after training: no statistic and no scale is trivial, and some scales are negative."""
-    return {
-        t.name: (positive if t.name.endswith("running_var") else lambda rng, shape: rng.normal(size=shape))(
-            rng, t.shape
-        ).astype(np.float32)
-        for t in network.net.state.values()
-    }
-
-
-def check(layers: Layers, seed: int) -> list[str]:
-    """Compare folded with unfolded; return the operators of the folded graph without those of the ending."""
-    rng = np.random.default_rng(seed)
-    network = inference(layers)
-    state = state_of(network, rng)
-    batch: Arrays = {"image": rng.normal(size=(2, *IMAGE)).astype(np.float32), "label": np.zeros(2)}
-    unfolded = ort_runner(to_model(network.net.g.graph, emitted=False))({**state, **batch})
-    parts, fold, infer = halves_of(network)
-    parameters = {parts.feeds[name]: value for name, value in fold(state).items()}
-    result = infer({**parameters, **batch})
-    assert result.keys() == unfolded.keys()
-    for name, value in unfolded.items():
-        assert error(result[name], value.astype(np.float64)) < FOLDED, name
-    operators = [node.op_type for node in parts.infer.graph]
-    assert "BatchNormalization" not in operators + [node.op_type for node in parts.fold.graph]
-    assert {node.op_type for node in parts.fold.graph}.isdisjoint({"Conv", "Gemm"})
-    return operators
-
-
-@pytest.mark.parametrize("position", POSITIONS)
-def test_folded_equals_unfolded(position: str) -> None:
-    layers, expected = POSITIONS[position]
-    operators = check(layers, seed=1)
-    tail = [op for op in operators if op not in ("Flatten", "Gemm")]
-    assert tail == [op for op in expected if op not in ("Flatten", "Gemm")]
-
-
-@pytest.mark.parametrize("seed", range(12))
-def test_folded_equals_unfolded_in_random_chains(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    layers: Layers = []
-    for i in range(6):
-        kind = rng.choice(["conv", "bn", "relu", "pool", "skip"])
-        name = f"l{i}"
-        if kind == "conv":
-            layers.append(conv(name, bias_term=bool(rng.integers(2)), group=int(rng.choice([1, 2, 4]))))
-        elif kind == "relu":
-            layers.append({**RELU, "name": name})
-        elif kind == "pool":
-            layers.append(
-                {
-                    "name": name,
-                    "type": "Pooling",
-                    "pool": str(rng.choice(["max", "average"])),
-                    "kernel_size": 3,
-                    "pad": 1,
-                }
-            )
-        elif kind == "skip" and layers:
-            other = str(rng.choice(["image", *(each["name"] for each in layers[:-1])]))
-            layers.append({"name": name, "type": "Eltwise", "bottom": [layers[-1]["name"], other]})
-        else:
-            layers.append(bn(name))
-    check([*layers, conv("c"), bn("last_bn")], seed)
-
-
-def test_the_fold_names_parameters_after_the_spec() -> None:
-    parts, _, _ = halves_of(inference([conv("c"), bn("b"), RELU, bn("b2")]))
-    assert set(parts.feeds.values()) == {"c.weight", "c.bias", "b2.scale", "b2.shift", "last.weight", "last.bias"}
-    assert {str(x.name) for x in parts.infer.graph.inputs} == {"image", "label", *parts.feeds.values()}
+def test_parameters_are_named_after_the_spec() -> None:
+    parts = halves_of(inference([conv("c"), bn("b"), RELU, bn("b2"), RELU2]))
+    names = {"c.weight", "c.bias", "b2.scale", "b2.shift", "last.weight", "last.bias"}
+    assert set(parts.feeds.values()) == names
+    assert {str(x.name) for x in parts.infer.graph.inputs} == {"image", "label", *names}
     assert {str(x.name) for x in parts.fold.graph.outputs} == set(parts.feeds)
+
+
+def test_the_normalization_of_the_data_stays() -> None:
+    """A network that starts from the exported weights normalises its data in the same way."""
+    network = inference([conv("c", **ONE), RELU], data={"mean": "computed", "std": "computed", "scale": 2.0})
+    assert left(halves_of(network).infer.graph) == "Sub Div Mul Conv Relu"
+
+
+def test_a_layer_that_takes_in_a_chain_has_a_copy_of_shared_weights() -> None:
+    layers = [conv("c1", **SHARED), bn("b"), RELU, conv("c2", **SHARED), RELU2]
+    assert set(halves_of(inference(layers)).feeds.values()) == {"c1.weight", "c1.bias", "w", "last.weight", "last.bias"}

@@ -27,6 +27,7 @@ ROOMS = (
     "phases",
     "wiring",
     "inputs",
+    "outputs",
     "network",
     "transfer",
     "monitor",

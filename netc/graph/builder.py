@@ -32,13 +32,15 @@ Part = Literal["forward", "recompute", "grad", "update", "preprocess", "weight",
 class Origin:
     """Who asked for a node: the layer, the part of the step it belongs to, and `file:line` of the spec.
 
-    `rewrite` is the file in netc/rewrite whose rule put the node where it is, if one did.
+    `rewrite` is the file in netc/rewrite whose rule put the node where it is, if one did; `fold` the reason why it is
+    there, where it stands for a normalization that could not be folded.
     """
 
     layer: str
     part: Part = "forward"
     place: str = ""
     rewrite: str = ""
+    fold: str = ""
 
 
 @dataclass(frozen=True)
@@ -236,7 +238,8 @@ class GraphBuilder:
 
     def _metadata(self) -> dict[str, str]:
         metadata = {"netc.layer": self._origin.layer, "netc.part": self._origin.part}
-        further = {"netc.spec": self._origin.place, "netc.rewrite": self._origin.rewrite}
+        origin = self._origin
+        further = {"netc.spec": origin.place, "netc.rewrite": origin.rewrite, "netc.fold": origin.fold}
         return metadata | {key: value for key, value in further.items() if value}
 
     def _operands(self, inputs: Sequence[Operand]) -> list[ir.Value | None]:

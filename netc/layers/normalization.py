@@ -36,9 +36,9 @@ class BatchNorm(_Normalization):
     Input [N, C, ...], output of the same shape. Parameters: weight [C] (gamma, first 1), bias [C] (beta, first 0);
     with `affine: false` none. While training, mean and biased variance of the batch are used, and running values follow
     them: running = f * running + (1 - f) * batch with f = `moving_average_fraction` and the unbiased variance. Testing
-    and inference use the running values; export folds them into the neighbouring weights. With `use_global_stats`
-    training uses the running values too, and leaves them as they are, as when weights of others are tuned further; so
-    it does where `freeze` names the layer.
+    and inference use the running values; export folds them into the weights before or behind the layer, where these can
+    take them in, and else leaves one scale and shift. With `use_global_stats` training uses the running values too, and
+    leaves them as they are, as when weights of others are tuned further; so it does where `freeze` names the layer.
     With `statistics: population`, averages over `solver.population_batches` training batches, taken when training is
     done, replace the running values (Algorithm 2).
 

@@ -24,8 +24,8 @@ def origin_of(node: ir.Node) -> Origin:
     """Return the origin that a node carries."""
     metadata = node.metadata_props
     part = cast(Part, metadata.get("netc.part", "forward"))
-    place, rewrite = metadata.get("netc.spec", ""), metadata.get("netc.rewrite", "")
-    return Origin(metadata.get("netc.layer", "netc"), part, place, rewrite)
+    place, rewrite, fold = (metadata.get(key, "") for key in ("netc.spec", "netc.rewrite", "netc.fold"))
+    return Origin(metadata.get("netc.layer", "netc"), part, place, rewrite, fold)
 
 
 def file_of(rule: ReplayRule) -> str:
