@@ -2,7 +2,7 @@
 
 import contextlib
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -11,15 +11,16 @@ from netc.autocast import autocast
 from netc.emit import Artifact, Entry, Program, monitor_graph, train_graphs
 from netc.errors import Diagnostic, SpecError, did_you_mean
 from netc.graph.verify import verify
+from netc.graph.webgpu import missing_kernel
 from netc.layers.base import Phase
 from netc.layers.context import DRAW
 from netc.monitor import append_statistics
 from netc.network import Count, Network, Term, lower, lower_inputs
 from netc.phases import specs_of_phases
-from netc.programs import batch_entries, output_entries, program, use_averages, used
+from netc.programs import batch_entries, output_entries, pack_state, program, use_averages, used
 from netc.rewrite.fold import fold_batch_normalization, split
 from netc.rewrite.lowerings import Lowerings
-from netc.rewrite.passes import Platform, Target, clean, optimize_step
+from netc.rewrite.passes import Platform, Target, clean, end, optimize_step
 from netc.rewrite.recompute import recompute
 from netc.solver.policies import Plateau
 from netc.solver.step import Step, append_update
@@ -43,7 +44,11 @@ def _collector_paused() -> Iterator[None]:
 
 @_collector_paused()
 def build(
-    loaded: Loaded, target: Target = "cpu", dtype: ir.DataType = FLOAT, lowerings: Lowerings | None = None
+    loaded: Loaded,
+    target: Target = "cpu",
+    dtype: ir.DataType = FLOAT,
+    lowerings: Lowerings | None = None,
+    packs: bool = True,
 ) -> Artifact:
     """Compile a spec.
 
@@ -53,6 +58,7 @@ def build(
             may hold BatchNormalization in training mode, which only CPUs run.
         dtype: the floating-point type; tests build in DOUBLE.
         lowerings: which lowering each place takes, where it is not the usual one.
+        packs: whether programs for a browser take their state in flat buffers; tests compare with those that do not.
 
     Raises:
         SpecError: with all mistakes of the spec.
@@ -64,7 +70,7 @@ def build(
     training.warnings += _slow_precision(loaded, target)
     inference = lower(last, "test", None, objectives=False, dtype=dtype)
     state = training.net.state | testing.net.state
-    programs = {"eval": eval_program(last, testing), **inference_programs(last, inference)}
+    programs = {"eval": eval_program(last, testing, platform), **inference_programs(last, inference, platform)}
     steps = step_programs(lowered, platform)
     for network in reversed(lowered.training):
         state |= network.net.state
@@ -81,8 +87,16 @@ def build(
     averages = {tensor.filled_as: name for name, tensor in state.items() if tensor.role == "average"}
     for other in programs.values():
         use_averages(other, averages)
+    packed = pack_state(steps | programs, state.values()) if target == "web" and packs else []
+    training.warnings += _missing_kernels(loaded, steps | programs) if target == "web" else []
     return Artifact(
-        loaded.spec, target, steps | programs, list(state.values()), metric_entries(training, testing), training
+        loaded.spec,
+        target,
+        steps | programs,
+        list(state.values()),
+        metric_entries(training, testing),
+        training,
+        [buffer.as_dict() for buffer in packed],
     )
 
 
@@ -149,6 +163,24 @@ def _slow_precision(loaded: Loaded, target: Target) -> list[Diagnostic]:
         "which is no faster; remove it, or train on cuda"
     )
     return [loaded.at(("solver", "precision"), message)]
+
+
+def _missing_kernels(loaded: Loaded, programs: Mapping[str, Program]) -> list[Diagnostic]:
+    """Return a warning that names what WebGPU has no kernel for, and the layers; `fold` runs once, on any engine."""
+    found: dict[str, dict[str, None]] = {}
+    for name, built in programs.items():
+        for node in built.graph if name != "fold" else ():
+            missing = missing_kernel(node)
+            if missing is not None:
+                found.setdefault(missing, {})[node.metadata_props["netc.layer"]] = None
+    if not found:
+        return []
+    listed = "; ".join(f"{missing} ({', '.join(layers)})" for missing, layers in sorted(found.items()))
+    message = (
+        f"WebGPU has no kernel for {listed}: in a browser these nodes run on the WebAssembly provider, to which what "
+        "they read is copied in every step; train on WebAssembly alone, or use other layers"
+    )
+    return [loaded.at(("layers",), message, key=True)]
 
 
 def compare_phases(loaded: Loaded, training: Network, testing: Network) -> None:
@@ -297,7 +329,7 @@ def augment_program(loaded: Loaded, platform: Platform) -> Program:
     return augmented
 
 
-def eval_program(loaded: Loaded, network: Network) -> Program:
+def eval_program(loaded: Loaded, network: Network, platform: Platform) -> Program:
     """Return (state, batch) -> outputs, metrics and the weights of the metrics."""
     net = network.net
     outputs = output_entries(network)
@@ -310,10 +342,10 @@ def eval_program(loaded: Loaded, network: Network) -> Program:
         net.g.output(count.name, count.matrix)
         outputs[count.name] = {"role": "count"}
     verify(net.g.graph, "lowering the layers for evaluation")
-    return program(loaded, network, clean(net.g.graph), outputs)
+    return program(loaded, network, end(net.g.graph, platform), outputs)
 
 
-def inference_programs(loaded: Loaded, network: Network) -> dict[str, Program]:
+def inference_programs(loaded: Loaded, network: Network, platform: Platform) -> dict[str, Program]:
     """Return (state) -> inference parameters, and (inference parameters, batch) -> outputs."""
     net = network.net
     outputs = output_entries(network)
@@ -326,7 +358,7 @@ def inference_programs(loaded: Loaded, network: Network) -> dict[str, Program]:
         {name: {"role": "parameter", "feeds": fed} for name, fed in halves.feeds.items()},
     )
     parameters: dict[str, Entry] = {name: {"role": "parameter"} for name in halves.feeds.values()}
-    infer = Program(clean(halves.infer.graph), parameters | batch_entries(loaded, network), outputs)
+    infer = Program(end(halves.infer.graph, platform), parameters | batch_entries(loaded, network), outputs)
     return {"fold": used(fold), "infer": used(infer)}
 
 

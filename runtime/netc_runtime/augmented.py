@@ -33,7 +33,7 @@ def augmented_samples(artifact: Artifact, source: Source, draws: int, host: Host
     if output is None:
         raise DriverError(f"the augmentation of {artifact.name} changes no image", ExitCode.USAGE)
     program = load_program(artifact.file(AUGMENT), host or Host("cpu"), graph, artifact.content(AUGMENT))
-    program.fix(artifact.initial_state() | data_statistics(artifact, source.train))
+    program.fix(artifact.packing.pack(artifact.initial_state() | data_statistics(artifact, source.train)))
     size = artifact.batch_size
 
     def run(indices: npt.NDArray[np.intp], number: int) -> Array:

@@ -39,7 +39,7 @@ class DropoutSampler:
         if seed is not None:
             seeds = [spec for spec in artifact.state if spec.role == "seed"]
             state = {**state, **{spec.name: np.full(spec.static_shape, seed, spec.dtype) for spec in seeds}}
-        self._program.fix(state)
+        self._program.fix(artifact.packing.pack(state))
 
     def moments(self, samples: Sequence[Array], masks: int) -> Iterator[tuple[Array, Array]]:
         """Yield mean and standard deviation of each sample's probabilities over `masks` masks, in float64.
