@@ -148,7 +148,7 @@ def test_masks_and_augmentation_are_the_same(
         artifact = Artifact.load(folder)
         source = open_source(data_section(artifact.spec))
         seen.append(np.stack(augmented_samples(artifact, source, 2, CPU)(np.arange(3))))
-    np.testing.assert_array_equal(*seen)
+    np.testing.assert_array_equal(seen[0], seen[1])
 
 
 def test_weights_start_another_run(runs: dict[bool, Path], tmp_path: Path) -> None:
