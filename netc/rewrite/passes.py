@@ -25,6 +25,7 @@ from netc.rewrite import (
     overlapping_pool_gradient,
     shifted_weight_gradient,
     signed_bits,
+    single_precision,
     webgpu_operators,
     weight_gradient,
 )
@@ -62,8 +63,10 @@ RULES: dict[Target, dict[str, Sequence[ReplayRule]]] = {
     # Not for speed: WebGPU refuses a MaxPool with Indices when it runs.
     "web": {"ScatterElements": (max_pool_gradient.without_indices, overlapping_pool_gradient.without_logic)},
 }
-# What is put right last, since the rules before it place such nodes too: first one table, then the other.
-ENDINGS: dict[Target, Sequence[Rules]] = {"web": (webgpu_operators.RULES, webgpu_operators.COPIES)}
+# What is put right last, since the rules before it place such nodes too: one table after the other.
+ENDINGS: dict[Target, Sequence[Rules]] = {
+    "web": (single_precision.RULES, webgpu_operators.RULES, webgpu_operators.COPIES)
+}
 
 
 @dataclass(frozen=True)
