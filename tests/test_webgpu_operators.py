@@ -93,15 +93,15 @@ def test_a_node_may_not_touch_more_tensors_than_a_shader_binds() -> None:
 
 @pytest.mark.parametrize("name", BROWSERS)
 def test_what_browsers_train_by_has_kernels(name: str) -> None:
-    """And numbers of 64 bits, which WebGPU does not have, are scalars of the schedule or the size of a batch."""
+    """None computes float64, which the WebGPU build has nowhere, and int64 only counts steps and samples."""
     artifact = build_for(name, "web", *reduced(name))
     for key in ("train", "eval", "infer"):
         graph = artifact.programs[key].graph
         assert {node.op_type for node in graph} <= KERNELS, key
         assert not [missing for node in graph if (missing := missing_kernel(node))], key
         for value in (value for node in graph for value in node.outputs):
-            if value.dtype in (ir.DataType.INT64, ir.DataType.DOUBLE):
-                assert np.prod([int(str(n)) for n in shape_of(value)]) <= 2, (key, value.name)
+            assert value.dtype != ir.DataType.DOUBLE, (key, value.name)
+            assert value.dtype != ir.DataType.INT64 or shape_of(value) in ([], [1]), (key, value.name)
     assert not [warning for warning in artifact.warnings if "WebGPU" in str(warning)]
 
 

@@ -5,8 +5,8 @@ version 1.30), of which the registry of kernels in core/providers/webgpu of the 
 Both take the version of each operator that opset 18 means. A node of any other operator runs on the WebAssembly
 provider, and what it reads and writes is copied from and to the GPU in the middle of a step.
 
-Goals: operators, and how many tensors one node may touch. Non-goals: types. WebGPU has no 64-bit numbers, so that the
-few scalars of 64 bits in a step (its number, the rate of a policy) stay on the WebAssembly provider by design.
+Goals: operators, and how many tensors one node may touch. Non-goals: types. WebGPU has no 64-bit integers, so that the
+number of the step and what is divided from it stay on the WebAssembly provider by design: scalars, few in a step.
 """
 
 import onnx_ir as ir
