@@ -23,9 +23,12 @@ from netc.errors import NetcError
 from netc.spec.load import load
 from netc.spec.text import parse_tree
 from netc_runtime.artifact import Artifact
+from netc_runtime.augmented import augmented_samples
 from netc_runtime.checkpoint import checkpoint_paths
+from netc_runtime.data import open_source
 from netc_runtime.errors import DriverError
 from netc_runtime.export import export_run
+from netc_runtime.mc_dropout import predict_with_dropout
 from netc_runtime.trainer import TrainOptions, train
 from netc_runtime.training_package import pack_training
 from tests.driver.conftest import CPU, Recorder
@@ -176,6 +179,22 @@ def test_a_package_of_a_checkpoint_continues_exactly(trained: Trained, tmp_path:
     assert int(found["step"]) == 44
     for name, array in expected.items():
         np.testing.assert_array_equal(found[name], array, err_msg=name)
+
+
+def test_programs_that_serve_neither_training_nor_export_are_left_out(trained: Trained, tmp_path: Path) -> None:
+    """And whoever asks for them is told so."""
+    data = {**SPEC["data"], "augment": [{"type": "PadCrop", "pad": 1}]}
+    artifact = written(tmp_path / "artifact", data=data)
+    pack_training(artifact, tmp_path / "package")
+    assert {"sample", "augment"} <= Artifact.load(artifact).graphs.keys()
+    package = Artifact.load(tmp_path / "package")
+    assert package.graphs.keys() == {"train", "eval", "fold", "infer"}
+    with pytest.raises(DriverError, match=r"is a training package, which has no augment\.onnx; use the artifact"):
+        augmented_samples(package, open_source(data), 1, CPU)
+    with pytest.raises(
+        DriverError, match=r"was trained by a training package, which has no sample\.onnx; predict without"
+    ):
+        predict_with_dropout(tmp_path / "package", ["test:0"], 1, host=CPU)
 
 
 @pytest.mark.parametrize("step", [20, 22, 30])

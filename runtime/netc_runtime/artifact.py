@@ -67,6 +67,7 @@ class Artifact:
     `iter_size` is how many runs of the training program, each on `batch_size` samples, make one update.
     `monitors` names for each training program the one that monitors it; empty unless the run is monitored.
     `digests` holds the SHA-256 of files by name; a manifest may have none.
+    `is_package` says that it is a training package, without the programs that serve neither training nor export.
     `packing` says how programs take the state, which everything but them knows by the names of its tensors.
     """
 
@@ -88,6 +89,7 @@ class Artifact:
     iter_size: int = 1
     init_from: InitFrom | None = None
     phases: tuple[Phase, ...] = (Phase("train"),)
+    is_package: bool = False
 
     @classmethod
     def load(cls, folder: Path) -> "Artifact":
@@ -156,6 +158,7 @@ class Artifact:
             phases=tuple(
                 map(Phase.parse, objects(manifest, "phases") if manifest.get("phases") else [{"graph": "train"}])
             ),
+            is_package="package" in manifest,
             monitors=monitors_of(manifest),
             digests=digests_of(manifest),
         )

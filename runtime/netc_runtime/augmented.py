@@ -23,6 +23,12 @@ def augmented_samples(artifact: Artifact, source: Source, draws: int, host: Host
     step, so that they are the same in every call. The samples fill batches of the size of a training step, since a
     mixed sample is mixed with its neighbour. Raises DriverError (2) if the artifact augments no image.
     """
+    if AUGMENT not in artifact.graphs and artifact.is_package:
+        raise DriverError(
+            f"{artifact.folder} is a training package, which has no {AUGMENT}.onnx; use the artifact that netc compile "
+            "writes",
+            ExitCode.USAGE,
+        )
     if AUGMENT not in artifact.graphs:
         raise DriverError(f"{artifact.name} has no augmentation; give the spec data.augment", ExitCode.USAGE)
     graph = artifact.graph(AUGMENT)

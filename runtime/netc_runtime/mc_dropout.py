@@ -93,6 +93,12 @@ def predict_with_dropout(
         raise DriverError(f"the seed of the masks should be from 0 to {MOST_SEED}, not {seed}", ExitCode.USAGE)
     folder = RunFolder(run)
     artifact = folder.load_artifact()
+    if SAMPLE not in artifact.graphs and artifact.is_package:
+        raise DriverError(
+            f"{run} was trained by a training package, which has no {SAMPLE}.onnx; predict without masks, or use the "
+            "artifact that netc compile writes",
+            ExitCode.USAGE,
+        )
     if SAMPLE not in artifact.graphs:
         raise DriverError(
             f"{run} has no dropout to sample: no Dropout or StochasticDepth of the test phase acts on the outputs of "
