@@ -43,6 +43,10 @@ EXACT: dict[str, Build] = {
     "Identity": lambda g, a, b: g.Identity(a),
     "Concat": lambda g, a, b: g.Concat(*(g.Mul(a, float(n)) for n in range(1, 20)), axis=1),
 }
+# Two of four numbers, as keys of random numbers are taken apart.
+EXACT["Slice of random bits"] = lambda g, a, b: g.Add(
+    a, floats(g, g.Slice(g.Cast(g.constant([7.0, 8.0, 9.0, 3e9]), to=ir.DataType.UINT32), [1], [3]))
+)
 ROUNDED: dict[str, Build] = {
     "LogSoftmax": lambda g, a, b: g.LogSoftmax(g.Mul(a, b), axis=1),
     "LogSoftmax of columns": lambda g, a, b: g.LogSoftmax(g.Mul(a, b), axis=0),

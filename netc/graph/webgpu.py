@@ -39,5 +39,7 @@ def missing_kernel(node: ir.Node) -> str | None:
         return node.op_type
     if node.op_type == "MaxPool" and len(node.outputs) > 1:
         return "MaxPool with Indices"
+    if node.op_type == "Slice" and node.outputs[0].dtype == ir.DataType.UINT32:
+        return "Slice of uint32"
     tensors = len(node.outputs) + len([x for x in node.inputs if x is not None])
     return f"{node.op_type} of {tensors} tensors" if tensors > MAX_TENSORS else None

@@ -7,6 +7,7 @@
     Softplus(x) = relu(x) + log(1 + exp(-|x|))
     ConstantOfShape(s) = Expand(c, s)   Identity(x) = x * 1, or x + 0 for integers
     Concat of more tensors than a shader may bind = Concat of several Concat
+    Slice of a vector of uint32 = Gather of the same places, since Slice has a kernel for other numbers alone
 
 Exact but for LogSoftmax and Softplus, which are equal to rounding: of a very negative x, Softplus loses what is below
 6e-8. Reason: a node without a kernel runs on the WebAssembly provider in the middle of a step, and what it reads and
@@ -18,7 +19,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from netc.graph import GraphBuilder, Site, constant_value
+from netc.graph import GraphBuilder, Site, constant_value, shape_of
 from netc.graph.webgpu import MAX_TENSORS
 from netc.rewrite.replay import Inputs, Rules
 
@@ -95,6 +96,18 @@ def joined(g: GraphBuilder, site: Site, inputs: Inputs) -> Sequence[ir.Value] | 
     return (concatenated(g, _given(inputs), site.attribute("axis")),)
 
 
+def picked(g: GraphBuilder, site: Site, inputs: Inputs) -> Sequence[ir.Value] | None:
+    """Rewrite the Slice of a vector of random bits."""
+    x, *given = _given(inputs)
+    bounds = [constant_value(value) for value in given]
+    if x.dtype != ir.DataType.UINT32 or len(shape_of(x)) != 1 or len(bounds) not in (2, 3):
+        return None
+    if bounds[0] is None or bounds[1] is None:
+        return None
+    places = np.arange(int(str(shape_of(x)[0])))[int(bounds[0].item()) : int(bounds[1].item())]
+    return (g.Gather(x, g.constant(places.astype(np.int32)), axis=0),)
+
+
 def concatenated(g: GraphBuilder, values: Sequence[ir.Value], axis: int) -> ir.Value:
     """Return the concatenation of at least one value, by nodes that one shader can execute each."""
     if len(values) == 1:
@@ -132,6 +145,7 @@ RULES: Rules = {
     "Min": (smallest,),
     "Or": (either,),
     "Sign": (sign,),
+    "Slice": (picked,),
     "Softplus": (softplus,),
     "Sum": (total,),
 }
