@@ -100,7 +100,8 @@ def fold(artifact: Artifact, state: Mapping[str, Array], host: Host) -> dict[str
         return {}
     program = load_program(artifact.file("fold"), host, graph, artifact.content("fold"))
     outputs = {spec.name: spec.feeds for spec in graph.outputs_of("parameter")}
-    results = program({spec.name: state[spec.name] for spec in graph.inputs}, tuple(outputs))
+    fed = artifact.packing.pack(state)
+    results = program({spec.name: fed[spec.name] for spec in graph.inputs}, tuple(outputs))
     return {feeds: results[name] for name, feeds in outputs.items() if feeds is not None}
 
 
