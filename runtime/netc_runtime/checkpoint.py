@@ -217,6 +217,12 @@ class Checkpoint:
         )
 
 
+def is_checkpoint(path: Path) -> bool:
+    """Whether a safetensors file says that it is a checkpoint, sound or not; raises DriverError as `load_state`."""
+    with TensorFile(path) as file:
+        return _METADATA_KEY in file.metadata
+
+
 def load_state(path: Path) -> dict[str, Array]:
     """Return all tensors of a safetensors file of any origin; those of a checkpoint must have its digest.
 
