@@ -49,7 +49,7 @@ def export(
         typer.Option(
             metavar="SHARE",
             help="Fail, and write nothing, if an output differs from the evaluation graph by more than this share of "
-            "its largest absolute value; default 0.001, with --fp16 0.03, with --int8 no limit.",
+            "its largest absolute value; default 0.001, with --fp16 0.01, with --int8 no limit.",
         ),
     ] = None,
     overrides: SetOption = None,

@@ -38,7 +38,8 @@ def _converter() -> Any:
         from onnxruntime.transformers.float16 import convert_float_to_float16
     except ImportError as error:
         raise DriverError(
-            '--fp16 converts with ONNX Runtime, which is not installed; install it with: pip install "netc[cpu]"',
+            f"--fp16 converts with ONNX Runtime, which cannot be imported ({error}); install it with: "
+            f'pip install "netc[cpu]"',
             ExitCode.ENVIRONMENT,
         ) from error
     return convert_float_to_float16

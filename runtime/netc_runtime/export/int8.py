@@ -4,6 +4,7 @@ Weights are quantized symmetrically, each output channel by itself; activations 
 Both stay in 7 and 8 bits: without VNNI, x86 adds two products of 8 bits each in 16 bits, which saturate.
 """
 
+import importlib
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -127,12 +128,10 @@ def _drop_what_is_implied(model: onnx.ModelProto) -> None:
 
 def _quantization() -> ModuleType:
     try:
-        from onnxruntime import quantization
+        return importlib.import_module("onnxruntime.quantization")
     except ImportError as error:
         raise DriverError(
             f"--int8 quantizes with onnxruntime.quantization, which cannot be imported ({error}); install it with: "
             f'pip install "netc[cpu]"',
             ExitCode.ENVIRONMENT,
         ) from error
-    module: ModuleType = quantization
-    return module

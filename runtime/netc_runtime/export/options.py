@@ -19,7 +19,7 @@ OPSETS = (13, max(int(row[2]) for row in onnx.helper.VERSION_TABLE))
 # How far an exported model may be from eval.onnx, as a share of the largest output. A folded batch norm rounds
 # differently; beyond this share it computes something else. Float16 has 11 bits, of which a deep network loses some.
 # What 8 bits leave is no question of rounding: their accuracy says what it costs.
-_TOLERANCES: dict[Precision, float | None] = {"float32": 1e-3, "float16": 3e-2, "int8": None}
+_TOLERANCES: dict[Precision, float | None] = {"float32": 1e-3, "float16": 1e-2, "int8": None}
 
 
 @dataclass(frozen=True)
