@@ -25,6 +25,15 @@ _OPERATORS = [
     "MaxPool", "Relu", "Reshape", "Transpose",
 ]  # fmt: skip
 _PART_KEY = "netc.part"
+_SHORTER = {
+    "_DequantizeLinear_Output": "/dq",
+    "_QuantizeLinear_Output": "/q",
+    "_QuantizeLinear_Input": "/raw",
+    "_quantized": "/q",
+    "_quantized_scale": "/scale",
+    "_scale": "/scale",
+    "_zero_point": "/zero",
+}
 _PREPROCESSED = {"onnx.quant.pre_process": "onnxruntime.quant"}  # else it warns that nothing did
 
 
@@ -63,6 +72,7 @@ def quantized(model: onnx.ModelProto, split: Split, inputs: tuple[TensorSpec, ..
         )
     _leave_outputs_exact(result)
     _drop_what_is_implied(result)
+    _shorten_names(result)
     del result.metadata_props[:]
     result.metadata_props.extend(properties)
     return result
@@ -124,6 +134,24 @@ def _drop_what_is_implied(model: onnx.ModelProto) -> None:
         if name not in read:
             model.graph.initializer.remove(tensor)
     del model.graph.value_info[:]
+
+
+def _shorten_names(model: onnx.ModelProto) -> None:
+    """Shorten the names that the quantizer makes: in a net of many small layers they are a tenth of the file."""
+    taken = {name for node in model.graph.node for name in (*node.input, *node.output)}
+    kept = {value.name for value in (*model.graph.input, *model.graph.output)}
+    shorter: dict[str, str] = {}
+    for name in sorted(taken - kept):
+        for long, short in _SHORTER.items():
+            if name.endswith(long) and (new := name.removesuffix(long) + short) not in taken:
+                shorter[name] = new
+                taken.add(new)
+                break
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            names[:] = [shorter.get(name, name) for name in names]
+    for tensor in model.graph.initializer:
+        tensor.name = shorter.get(tensor.name, tensor.name)
 
 
 def _quantization() -> ModuleType:
