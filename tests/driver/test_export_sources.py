@@ -270,3 +270,25 @@ def test_data_of_another_run_say_nothing_of_its_length(artifact: Path, tmp_path:
     trained = find_trained(run, "last", {}, warnings.append)
     assert list(trained.unfinished(source)) == []
     assert len(list(trained.unfinished(open_source({"source": "digits"})))) == 1
+
+
+def test_the_accuracy_after_is_that_of_what_is_written(finished_run: Path, state: State, tmp_path: Path) -> None:
+    def negated(model: onnx.ModelProto, _: Any) -> None:
+        (gemm,) = (node for node in model.graph.node if node.op_type == "Gemm")
+        del gemm.attribute[:]
+        gemm.attribute.extend(helper.make_attribute(name, -1.0) for name in ("alpha", "beta"))
+
+    programs = {"infer": renamed(finished_run / "artifact" / "infer.onnx", negated)}
+    generous = ExportOptions(tolerance=3.0)
+    report = export_run(finished_run, tmp_path / "m.onnx", host=CPU, options=generous, programs=programs)
+    test = open_source({"source": "digits"}).test
+    scores = test["image"][:].reshape(360, 64) * SCALE @ state["ip.weight"].astype(np.float64) + state["ip.bias"]
+    labels = test["label"][:]
+    assert report.agreement is not None
+    assert report.agreement.before == pytest.approx((scores.argmax(1) == labels).mean())
+    assert report.agreement.after == pytest.approx((scores.argmin(1) == labels).mean())
+    assert report.agreement.after < 0.1 < 0.9 < report.agreement.before
+    assert report.agreement.difference == pytest.approx(2 * np.abs(scores).max(), rel=1e-5)
+    assert report.agreement.relative == pytest.approx(2, rel=1e-5)
+    (line,) = list(report.lines())[1:]
+    assert line.endswith(f"accuracy {report.agreement.before:.4f} before, {report.agreement.after:.4f} after")

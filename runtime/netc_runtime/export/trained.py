@@ -64,7 +64,7 @@ def find_trained(source: Path, checkpoint: str, programs: Mapping[str, bytes], w
     if checkpoint not in ("last", "best"):
         path = Path(checkpoint)
         if path.is_file() and not is_checkpoint(path):
-            return Trained(source, artifact, path, *read_weights(path, artifact))
+            return Trained(source, artifact, path, *foreign_state(path, artifact))
     elif is_compiled:
         raise DriverError(
             f"{source} is a compiled folder, which holds nothing trained to export; name a run folder, or the weights "
@@ -76,7 +76,7 @@ def find_trained(source: Path, checkpoint: str, programs: Mapping[str, bytes], w
     return Trained(source, artifact, path, found.state, found.position.step, newest)
 
 
-def read_weights(path: Path, artifact: Artifact) -> tuple[dict[str, Array], int | None]:
+def foreign_state(path: Path, artifact: Artifact) -> tuple[dict[str, Array], int | None]:
     """Return a state with the tensors of a safetensors file of another host, matched by name and shape, and its step.
 
     What the model is made of has to be there; other state is taken if it fits, and is that before the first step if
