@@ -345,12 +345,10 @@ def test_what_is_not_at_hand_is_refused(tmp_path: Path) -> None:
 
 
 WEIGHTS: list[tuple[str, dict[str, Any]]] = [
-    ('lacks the parameter "hidden.weight" of small; give weights of this network', {"hidden.weight": None}),
-    ('lacks the statistic "bn.running_mean" of small', {"bn.running_mean": None}),
-    ('has the tensor "other", which small does not have', {"other": np.zeros(1, np.float32)}),
-    ('has "scores.bias" as float32 [3], and small as float32 [10]', {"scores.bias": np.zeros(3, np.float32)}),
-    ('has "scores.bias" as float64 [10], and small as float32 [10]', {"scores.bias": np.zeros(10)}),
-    ('"scores.bias" has values that are not finite', {"scores.bias": np.full(10, np.nan, np.float32)}),
+    ("does not hold the weights of small: it lacks hidden.weight; save the state under", {"hidden.weight": None}),
+    ("it lacks bn.running_mean", {"bn.running_mean": None}),
+    ("scores.bias (float32 [3] there, float32 [10] here)", {"scores.bias": np.zeros(3, np.float32)}),
+    ("has values that are not finite in scores.bias", {"scores.bias": np.full(10, np.nan, np.float32)}),
 ]
 
 

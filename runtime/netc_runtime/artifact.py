@@ -2,11 +2,13 @@
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from dataclasses import field as field_of
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 
 from netc_runtime.arrays import Array, shape_text
 from netc_runtime.entries import InitFrom, Phase, digests_of, monitors_of
@@ -66,7 +68,8 @@ class Artifact:
     `population_batches` is how many training batches the population statistics are the averages of; 0 without any.
     `iter_size` is how many runs of the training program, each on `batch_size` samples, make one update.
     `monitors` names for each training program the one that monitors it; empty unless the run is monitored.
-    `digests` holds the SHA-256 of files by name; a manifest may have none.
+    `digests` holds the SHA-256 of files by name; a manifest may have none. `replaced` holds the programs that take the
+    place of those on disk.
     `is_package` says that it is a training package, without the programs that serve neither training nor export.
     `packing` says how programs take the state, which everything but them knows by the names of its tensors.
     """
@@ -90,6 +93,7 @@ class Artifact:
     init_from: InitFrom | None = None
     phases: tuple[Phase, ...] = (Phase("train"),)
     is_package: bool = False
+    replaced: Mapping[str, bytes] = field_of(default_factory=dict)
 
     @classmethod
     def load(cls, folder: Path) -> "Artifact":
@@ -322,10 +326,25 @@ class Artifact:
 
     def content(self, key: str) -> bytes:
         """Return the bytes of an ONNX file; raises DamagedFileError unless they are those that were written."""
+        if key in self.replaced:
+            return self.replaced[key]
         path = self.file(key)
         content = read_bounded(path, _PROGRAM_LIMIT)
         self._require_digest(path, lambda: hashlib.sha256(content).hexdigest())
         return content
+
+    def with_programs(self, programs: Mapping[str, bytes]) -> "Artifact":
+        """Return the artifact with other ONNX files for some of its graphs, which describe themselves.
+
+        Raises MalformedError if they do not, or do not fit the rest.
+        """
+        graphs = dict(self.graphs)
+        for key, content in programs.items():
+            entries = {entry.key: entry.value for entry in onnx.load_model_from_string(content).metadata_props}
+            graphs[key] = Interface.parse(parse_object(entries.get("netc.interface", "")))
+        changed = replace(self, graphs=graphs, replaced={**self.replaced, **programs})
+        changed._check_references()
+        return changed
 
     def initial_state(self) -> dict[str, Array]:
         """Return the first state; raises DamagedFileError if the file does not match the manifest."""

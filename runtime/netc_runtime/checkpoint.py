@@ -228,7 +228,7 @@ class Checkpoint:
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether a safetensors file says that netc wrote it as a checkpoint; raises DriverError if it is no such file."""
+    """Whether a safetensors file says that it is a checkpoint, sound or not; raises DriverError as `load_state`."""
     with TensorFile(path) as file:
         return _METADATA_KEY in file.metadata
 

@@ -7,13 +7,15 @@ from pathlib import Path
 import numpy as np
 
 from netc_runtime.arrays import Array, shape_text
-from netc_runtime.artifact import Artifact
+from netc_runtime.artifact import MANIFEST, Artifact
 from netc_runtime.checkpoint import Checkpoint, Position, is_checkpoint, load_state
 from netc_runtime.errors import DamagedFileError, DriverError, ExitCode
+from netc_runtime.interface import TensorSpec
 from netc_runtime.plan import Plan
 
 NEEDED = ("parameter", "statistic", "data_mean", "data_std")
 """Roles of the state that inference depends on; what a file lacks of others begins as in init.safetensors."""
+_SHOWN = 5  # tensors in one sentence
 
 
 def load_weights(path: Path, artifact: Artifact) -> Checkpoint:
@@ -23,34 +25,7 @@ def load_weights(path: Path, artifact: Artifact) -> Checkpoint:
     """
     if is_checkpoint(path):
         return Checkpoint.load(path, artifact)
-    found = load_state(path)
-    known = {spec.name: spec for spec in artifact.state}
-    unknown = sorted(found.keys() - known.keys())
-    if unknown:
-        raise DriverError(
-            f'{path} has the tensor "{unknown[0]}", which {artifact.name} does not have; give weights of this network',
-            ExitCode.USAGE,
-        )
-    averaged = any(spec.role == "average" for spec in artifact.state)
-    needed = (*NEEDED, "average") if averaged else NEEDED
-    for name, spec in known.items():
-        array = found.get(name)
-        if array is None and spec.role in needed:
-            raise DriverError(
-                f'{path} lacks the {spec.role} "{name}" of {artifact.name}; give weights of this network',
-                ExitCode.USAGE,
-            )
-        if array is None:
-            continue
-        if array.shape != spec.static_shape or array.dtype != np.dtype(spec.dtype):
-            raise DriverError(
-                f'{path} has "{name}" as {array.dtype} {shape_text(array.shape)}, and {artifact.name} as {spec.dtype} '
-                f"{shape_text(spec.shape)}; give weights of this network",
-                ExitCode.USAGE,
-            )
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise DamagedFileError(f'{path}: "{name}" has values that are not finite; give other weights')
-    state = {**artifact.initial_state(), **found}
+    state = foreign_state(path, artifact)
     return Checkpoint(
         state=state,
         position=replace(Position.start(), step=step_of(artifact, state)),
@@ -62,6 +37,58 @@ def load_weights(path: Path, artifact: Artifact) -> Checkpoint:
         netc_version=artifact.netc_version,
         engine="",
     )
+
+
+def foreign_state(path: Path, artifact: Artifact) -> dict[str, Array]:
+    """Return a state with the tensors of a safetensors file of another host, matched by name.
+
+    What evaluation and inference depend on has to be there; of all else, what the file lacks is as before the first
+    step. Other floating-point types are converted; tensors that the network does not know are passed over.
+
+    Raises DriverError (2) that names what is missing or of another shape, DamagedFileError (1) for values that are not
+    finite.
+    """
+    found, state = load_state(path), artifact.initial_state()
+    averaged = any(spec.role == "average" for spec in artifact.state)
+    needed = (*NEEDED, "average") if averaged else NEEDED
+    missing, misshapen, bad = list[str](), list[str](), list[str]()
+    for spec in artifact.state:
+        array = found.get(spec.name)
+        if array is None:
+            missing += [spec.name] if spec.role in needed else []
+        elif _fits(array, spec):
+            with np.errstate(over="ignore"):  # refused below
+                state[spec.name] = array.astype(spec.dtype)
+            bad += [] if np.isfinite(state[spec.name]).all() else [spec.name]
+        else:
+            misshapen.append(
+                f"{spec.name} ({array.dtype} {shape_text(array.shape)} there, {spec.dtype} "
+                f"{shape_text(spec.static_shape)} here)"
+            )
+    problems = [
+        f"{what} {_listed(names)}"
+        for what, names in (("it lacks", missing), ("of another shape or type are", misshapen))
+        if names
+    ]
+    if problems:
+        raise DriverError(
+            f"{path} does not hold the weights of {artifact.name}: {'; '.join(problems)}; save the state under the "
+            f"names of {MANIFEST}",
+            ExitCode.USAGE,
+        )
+    if bad:
+        raise DamagedFileError(f"{path} has values that are not finite in {_listed(bad)}; give other weights")
+    return state
+
+
+def _fits(array: Array, spec: TensorSpec) -> bool:
+    kinds = array.dtype.kind, np.dtype(spec.dtype).kind
+    return array.shape == spec.static_shape and (kinds == ("f", "f") or array.dtype == np.dtype(spec.dtype))
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{', '.join(names[:_SHOWN])}{more}"
 
 
 def start_of(artifact: Artifact, state: Mapping[str, Array], plan: Plan) -> Position:
