@@ -29,7 +29,17 @@ def main() -> None:
     folder: Path = parser.parse_args().generated
 
     folder.mkdir(parents=True, exist_ok=True)
-    compile_ = [sys.executable, "-m", "netc.cli", "compile", "lenet_dsn", "--target", "web", "-o", str(folder / "model")]
+    compile_ = [
+        sys.executable,
+        "-m",
+        "netc.cli",
+        "compile",
+        "lenet_dsn",
+        "--target",
+        "web",
+        "-o",
+        str(folder / "model"),
+    ]
     if code := subprocess.run(compile_, check=False).returncode:
         sys.exit(code)  # netc has said why
 
@@ -39,8 +49,10 @@ def main() -> None:
     tensors = {f"{split}.{name}": np.asarray(field) for split, fields in splits for name, field in fields.items()}
     metadata = {"classes": json.dumps(class_names_of(data)), "value_range": json.dumps(value_range_of(data))}
     save_file(tensors, folder / "digits.safetensors", metadata)
-    print(f"wrote {folder / 'digits.safetensors'}: {len(source.train['label'])} training and "
-          f"{len(source.test['label'])} test samples")
+    print(
+        f"wrote {folder / 'digits.safetensors'}: {len(source.train['label'])} training and "
+        f"{len(source.test['label'])} test samples"
+    )
 
 
 if __name__ == "__main__":

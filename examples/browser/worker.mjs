@@ -59,7 +59,7 @@ async function onWebGPU(artifact, plannedSteps) {
     return [null, "This browser offers no WebGPU here; training runs on WebAssembly instead."];
   }
   try {
-    const sessionOptions = { executionProviders: ["webgpu"] };
+    const sessionOptions = { executionProviders: ["webgpu", "wasm"] };
     const options = { plannedSteps, sessionOptions, stateOnDevice: true };
     const made = await Trainer.create(await engineOf("webgpu"), artifact, options);
     await made.step(take(train, 0, artifact.manifest.batch_size)); // what an engine refuses, it may say only now
