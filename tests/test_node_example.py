@@ -1,4 +1,4 @@
-"""examples/node trains as the driver does, and the host in JavaScript reads, writes and packs tensors as Python does."""
+"""examples/node trains as the driver does, and the host in JavaScript reads, writes and packs as Python does."""
 
 import json
 import re
@@ -40,7 +40,8 @@ def test_training_agrees_with_the_driver(generated: Path, tmp_path: Path) -> Non
     options = ["--generated", str(generated), "--steps", str(STEPS), "--threads", "1", "--out", str(weights)]
     result = node("train.mjs", *options)
     assert result.returncode == 0, result.stderr
-    require_agreement(weights, trained_by_the_driver(generated), "onnxruntime-node")
+    # Measured: equal bit by bit, since both have the same kernels; 1e-4 is what smooth networks keep with any.
+    require_agreement(weights, trained_by_the_driver(generated), 1e-4, "onnxruntime-node")
     accuracy = re.search(r"^test: .* accuracy (\d\.\d+)", result.stdout, flags=re.MULTILINE)
     assert accuracy is not None, result.stdout
     assert float(accuracy[1]) > 0.9
@@ -86,7 +87,8 @@ def test_drawings_are_resized_as_the_data_are(tmp_path: Path) -> None:
     script(
         """
         const large = (tensor) => ({ dtype: "float32", shape: [28, 28], data: resized(tensor.data, 8, 28) });
-        writeFileSync(paths[1], writeSafetensors(new Map([...read(paths[0])].map(([name, one]) => [name, large(one)]))));
+        const all = [...read(paths[0])].map(([name, tensor]) => [name, large(tensor)]);
+        writeFileSync(paths[1], writeSafetensors(new Map(all)));
         """,
         given,
         resized,

@@ -26,9 +26,12 @@ def main() -> None:
     """Compile the spec and write its data."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--generated", type=Path, default=HERE / "generated", help="folder to write")
-    folder: Path = parser.parse_args().generated
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a value of the spec")
+    given = parser.parse_args()
+    folder: Path = given.generated
 
     folder.mkdir(parents=True, exist_ok=True)
+    overrides = [word for override in given.set for word in ("--set", override)]
     compile_ = [
         sys.executable,
         "-m",
@@ -40,7 +43,7 @@ def main() -> None:
         "-o",
         str(folder / "model"),
     ]
-    if code := subprocess.run(compile_, check=False).returncode:
+    if code := subprocess.run([*compile_, *overrides], check=False).returncode:
         sys.exit(code)  # netc has said why
 
     data = Artifact.load(folder / "model").spec["data"]

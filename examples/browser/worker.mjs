@@ -2,7 +2,9 @@
 
 import { Artifact, Trainer, readSafetensors, sampleCount, splitOf, take } from "../javascript/index.mjs";
 
-const ENGINES = { wasm: "ort.wasm.bundle.min.mjs", webgpu: "ort.webgpu.bundle.min.mjs" };
+// The third bundle, ort.webgpu, has no float64 in its part for the CPU, in which learning rates and folding are computed.
+const ENGINES = { wasm: "ort.wasm.bundle.min.mjs", webgpu: "ort.bundle.min.mjs" };
+const ERRORS_ONLY = 3;
 const STEPS_BETWEEN_TESTS = 10;
 const RATE_MEMORY = 0.9; // weight of the past in the mean time of a step
 
@@ -59,7 +61,7 @@ async function onWebGPU(artifact, plannedSteps) {
     return [null, "This browser offers no WebGPU here; training runs on WebAssembly instead."];
   }
   try {
-    const sessionOptions = { executionProviders: ["webgpu", "wasm"] };
+    const sessionOptions = { executionProviders: ["webgpu", "wasm"], logSeverityLevel: ERRORS_ONLY };
     const options = { plannedSteps, sessionOptions, stateOnDevice: true };
     const made = await Trainer.create(await engineOf("webgpu"), artifact, options);
     await made.step(take(train, 0, artifact.manifest.batch_size)); // what an engine refuses, it may say only now
@@ -80,7 +82,8 @@ async function load({ engine, steps }) {
   const isGPU = Boolean(trainer);
   if (!trainer) {
     const ort = await engineOf("wasm");
-    trainer = await Trainer.create(ort, artifact, { plannedSteps, sessionOptions: { executionProviders: ["wasm"] } });
+    const sessionOptions = { executionProviders: ["wasm"], logSeverityLevel: ERRORS_ONLY };
+    trainer = await Trainer.create(ort, artifact, { plannedSteps, sessionOptions });
     engine = `WebAssembly, ${ort.env.wasm.numThreads === 1 ? "1 thread" : `${ort.env.wasm.numThreads} threads`}`;
   }
   const parameters = artifact.interface("infer").inputs.filter(({ role }) => role === "parameter");
