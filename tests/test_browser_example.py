@@ -89,8 +89,12 @@ class Page:
 
     def __init__(self, browser: Chrome, address: str) -> None:
         self.browser = browser
-        browser.get_log("browser")  # what an earlier page said
+        self.complaints()  # of an earlier page
         browser.get(address)
+
+    def complaints(self) -> list[str]:
+        """Return what the console was told since the last call."""
+        return [str(entry["message"]) for entry in self.browser.execute("getLog", {"type": "browser"})["value"]]
 
     def text(self, name: str) -> str:
         return self.browser.find_element(By.ID, name).text
@@ -123,8 +127,7 @@ class Page:
 
     def errors(self) -> list[str]:
         """What the console and the page itself complain of."""
-        said = [str(entry["message"]) for entry in self.browser.get_log("browser")]
-        return said + ([self.text("failure")] if self.text("failure") else [])
+        return self.complaints() + ([self.text("failure")] if self.text("failure") else [])
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,14 @@
 import json
 import re
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from netc_runtime.arrays import Array
 from netc_runtime.data import open_source
 from netc_runtime.data.resize import resize_bilinear
 from tests.javascript import (
@@ -115,9 +117,13 @@ def test_a_drawing_fills_the_height_with_the_ink_asked_for(tmp_path: Path) -> No
     assert (digit[:, 3:5].sum(axis=0) > digit.sum() / 3).all()
 
 
+def bits(tensors: Mapping[str, Array]) -> dict[str, tuple[object, ...]]:
+    return {name: (array.shape, array.dtype, array.tobytes()) for name, array in tensors.items()}
+
+
 def test_state_is_packed_and_unpacked_by_name(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    named = {
+    named: dict[str, Array] = {
         "b": rng.standard_normal((2, 3)).astype(np.float32),
         "step": np.array(7, np.int64),
         "a": rng.standard_normal(()).astype(np.float32),
@@ -148,9 +154,7 @@ def test_state_is_packed_and_unpacked_by_name(tmp_path: Path) -> None:
     assert set(flat) == {"packed.float32", "step", "half"}
     assert np.array_equal(flat["packed.float32"], np.concatenate([named[name].ravel() for name in offsets]))
     again = load_file(files[2])
-    assert {name: (a.shape, a.dtype, a.tobytes()) for name, a in again.items()} == {
-        name: (a.shape, a.dtype, a.tobytes()) for name, a in named.items()
-    }
+    assert bits(again) == bits(named)
 
 
 def test_a_cut_file_is_refused(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 /** Pictures of digits, and the held-out ones with what the network takes them for. */
 
-const SHOWN = 60;
+const SHOWN = 70;
 
 /** Paint an image of raw values, 0 to `full`, as black ink on nothing. */
 export function paint(canvas, image, full) {

@@ -75,7 +75,8 @@ const ANSWERS = {
     charts.accuracy.add(step, [accuracy]);
     const wrong = held.update(predicted);
     element("held-note").textContent =
-      `The network never trains on these ${predicted.length}. Below each one is what it takes it for: ${wrong} are wrong.`;
+      `The network never trains on these ${predicted.length}. Below each one is what it takes it for: ` +
+      `${wrong} ${wrong === 1 ? "mistake" : "mistakes"}.`;
     element("accuracy-chart").setAttribute("aria-label", `Accuracy by step: ${percent(accuracy)} after ${step} steps`);
     if (shown) classify();
   },
