@@ -11,9 +11,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.javascript import (
+    AGREEMENTS,
     EXAMPLES,
-    SMOOTH,
-    STEPS,
     prepare,
     program,
     require_agreement,
@@ -130,15 +129,7 @@ class Page:
         return self.complaints() + ([self.text("failure")] if self.text("failure") else [])
 
 
-@pytest.mark.parametrize(
-    ("overrides", "steps", "tolerance"),
-    [
-        # Before rounding has moved anything across a kink: measured 1e-6.
-        pytest.param((), 5, 1e-5, id="lenet_dsn"),
-        # Measured 4e-6; a wrong rate, batch or update gives 1e-2 and more.
-        pytest.param(SMOOTH, STEPS, 1e-4, id="without_kinks"),
-    ],
-)
+@AGREEMENTS
 def test_weights_agree_with_the_driver(
     overrides: Sequence[str],
     steps: int,

@@ -75,8 +75,8 @@ const ANSWERS = {
     charts.accuracy.add(step, [accuracy]);
     const wrong = held.update(predicted);
     element("held-note").textContent =
-      `The network never trains on these ${predicted.length}. Below each one is what it takes it for: ` +
-      `${wrong} ${wrong === 1 ? "mistake" : "mistakes"}.`;
+      "Never trained on. Below each one is what the network takes it for: " +
+      `${wrong} ${wrong === 1 ? "mistake" : "mistakes"} in ${predicted.length}.`;
     element("accuracy-chart").setAttribute("aria-label", `Accuracy by step: ${percent(accuracy)} after ${step} steps`);
     if (shown) classify();
   },
