@@ -229,3 +229,18 @@ def test_the_server_gives_the_page_and_nothing_else(address: str, path: str, sta
         assert response.headers["Cross-Origin-Opener-Policy"] == "same-origin"
         assert response.headers["Cross-Origin-Embedder-Policy"] == "require-corp"
     connection.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--port", "many"], "--port should be a number from 0 to 65535, not many"),
+        (["--prot", "1"], "Unknown option '--prot'"),
+    ],
+)
+def test_the_server_says_mistakes_in_a_sentence(arguments: list[str], said: str) -> None:
+    command = [program("node"), str(EXAMPLES / "browser" / "serve.mjs"), *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert said in result.stderr
+    assert "    at " not in result.stderr  # a line of a stack

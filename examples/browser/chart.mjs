@@ -85,7 +85,7 @@ export class Chart {
       svg("text", { x: (MARGIN.left + right) / 2, y: bottom + 31, "text-anchor": "middle" }, "step"),
       svg("text", { transform: `translate(11 ${(MARGIN.top + bottom) / 2}) rotate(-90)`, "text-anchor": "middle" }, scale.title),
     );
-    for (const { points, color, dots } of this.#series.toReversed()) {
+    for (const { points, color, dots } of [...this.#series].reverse()) {
       const places = points.map(([step, value]) => `${x(step).toFixed(1)},${y(value).toFixed(1)}`);
       parts.push(svg("polyline", { class: `curve ${color}`, points: places.join(" ") }));
       if (dots) {

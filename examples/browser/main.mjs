@@ -75,7 +75,7 @@ const ANSWERS = {
     charts.accuracy.add(step, [accuracy]);
     const wrong = held.update(predicted);
     element("held-note").textContent =
-      "Never trained on. Below each one is what the network takes it for: " +
+      "Below each one is what the network takes it for: " +
       `${wrong} ${wrong === 1 ? "mistake" : "mistakes"} in ${predicted.length}.`;
     element("accuracy-chart").setAttribute("aria-label", `Accuracy by step: ${percent(accuracy)} after ${step} steps`);
     if (shown) classify();

@@ -31,12 +31,25 @@ const HEADERS = {
   "X-Content-Type-Options": "nosniff",
 };
 
-const { values: options } = parseArgs({
-  options: {
-    port: { type: "string", default: "8000" },
-    generated: { type: "string", default: join(HERE, "generated") }, // what prepare.py wrote
-  },
-});
+/** Return the options of the command line; ends the program with a sentence if they are wrong. */
+function parsed() {
+  try {
+    const { values } = parseArgs({
+      options: {
+        port: { type: "string", default: "8000" },
+        generated: { type: "string", default: join(HERE, "generated") }, // what prepare.py wrote
+      },
+    });
+    const port = Number(values.port);
+    if (Number.isInteger(port) && port >= 0 && port < 65536) return { ...values, port };
+    throw new Error(`--port should be a number from 0 to 65535, not ${values.port}`);
+  } catch (error) {
+    console.error(error.message);
+    process.exit(2);
+  }
+}
+
+const options = parsed();
 // The longest prefix that matches a path says which folder it is in.
 const FOLDERS = {
   "/browser/generated/": options.generated,
@@ -76,4 +89,4 @@ server.on("error", (error) => {
   console.error(error.code === "EADDRINUSE" ? `port ${options.port} is taken; choose another with --port` : error.message);
   process.exitCode = 3;
 });
-server.listen(Number(options.port), "localhost", () => console.log(`http://localhost:${server.address().port}/browser/`));
+server.listen(options.port, "localhost", () => console.log(`http://localhost:${server.address().port}/browser/`));

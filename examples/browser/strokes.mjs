@@ -32,7 +32,7 @@ export function digitOf(strokes, ink) {
     const centred = (value, { size, centre }) => (size ? (value - centre) * scale : 0) + BITMAP / 2; // a dot has no size
     const place = ([px, py]) => [centred(px, x), centred(py, y)];
     distances = distancesTo(strokes.map((stroke) => stroke.map(place)));
-    thickness = 2 * distances.toSorted()[Math.round(ink * distances.length)];
+    thickness = 2 * distances.slice().sort()[Math.round(ink * distances.length)];
   }
   const digit = new Float32Array(CELLS * CELLS);
   distances.forEach((distance, pixel) => {
