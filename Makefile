@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # The NVIDIA driver answers, or the CPU does the work. The two runtimes overwrite each other's files: only one.
 EXTRA := $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 
-.PHONY: train test lint check wheel benchmark clean
+.PHONY: train test examples lint check wheel benchmark clean
 
 train: $(VENV)/installed
 	$(BIN)/netc train lenet_dsn --run $(RUN) $(if $(wildcard $(RUN)/checkpoints/*),--resume)
@@ -14,7 +14,14 @@ train: $(VENV)/installed
 	$(BIN)/netc predict $(RUN) test:0-4
 
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal -rs
+
+# Packages of npm for the examples in JavaScript; without them their tests are skipped.
+examples: examples/browser/node_modules examples/node/node_modules
+
+examples/%/node_modules: examples/%/package-lock.json
+	cd examples/$* && npm ci --no-audit --no-fund
+	touch $@
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .

@@ -32,7 +32,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("readme")
     (spec,) = blocks("yaml")
     (folder / "tiny_dsn.yaml").write_text(spec, encoding="utf-8")
-    shutil.copytree(ROOT / "examples", folder / "examples")
+    installed = shutil.ignore_patterns("node_modules", "generated")
+    shutil.copytree(ROOT / "examples", folder / "examples", ignore=installed)
     for command in PREPARED:
         run(folder, command)
     return folder
