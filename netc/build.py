@@ -104,6 +104,8 @@ def build(
 def build_inference(loaded: Loaded, keep_sides: Sequence[str] = (), target: Target = "cpu") -> Inference:
     """Compile what inference needs of a spec, `fold` and `infer`, in a fraction of the time of `build`.
 
+    With sides there is `eval` too, which returns their scores as well, to compare with.
+
     Args:
         loaded: a validated spec, such as the resolved one of a run.
         keep_sides: sides whose scores `infer` returns too, each called like the layer that it branches off from, like
@@ -114,13 +116,17 @@ def build_inference(loaded: Loaded, keep_sides: Sequence[str] = (), target: Targ
         SpecError: with the mistakes of the spec that show in inference.
         UsageError: there is no side of one of these names.
     """
+    platform = Platform(target)
     network = lower(loaded, "test", None, objectives=False, keep_sides=keep_sides)
-    programs = inference_programs(loaded, network, Platform(target))
+    programs = inference_programs(loaded, network, platform)
+    if keep_sides:
+        programs["eval"] = eval_program(loaded, lower(loaded, "test", None, keep_sides=keep_sides), platform)
     if loaded.spec.solver.weight_average is not None:
         lowered = lower_phases(loaded)
         for spec, trained in zip(lowered.specs, lowered.training, strict=True):  # what an update averages, it declares
             append_update(trained.net, spec.spec.solver, trained.terms[0].mean.value)
-            use_averages(programs["fold"], averages_of(trained.net.state.values()))
+            for each in programs.values():
+                use_averages(each, averages_of(trained.net.state.values()))
     return Inference(loaded.spec, target, programs)
 
 

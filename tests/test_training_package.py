@@ -17,9 +17,7 @@ import yaml
 from safetensors.numpy import load_file, save_file
 
 from netc.build import build
-from netc.commands.training_package import export_training
 from netc.emit import write
-from netc.errors import NetcError
 from netc.spec.load import load
 from netc.spec.text import parse_tree
 from netc_runtime.artifact import Artifact
@@ -31,6 +29,7 @@ from netc_runtime.export import export_run
 from netc_runtime.mc_dropout import predict_with_dropout
 from netc_runtime.trainer import TrainOptions, train
 from netc_runtime.training_package import pack_training
+from tests.command_line import Netc, in_process
 from tests.driver.conftest import CPU, Recorder
 
 SPEC: dict[str, Any] = yaml.safe_load("""
@@ -222,34 +221,14 @@ def test_weights_to_start_from_are_in_the_package(trained: Trained, tmp_path: Pa
     assert not np.array_equal(state["scores.weight"], last["scores.weight"])
 
 
-@dataclass(frozen=True)
-class Result:
-    """What the command left: its exit code and what it wrote."""
-
-    code: int
-    out: str
-    err: str
+@pytest.fixture
+def netc(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Netc:
+    """`netc export --what train`."""
+    run = in_process(monkeypatch, capsys)
+    return lambda source, out, *options: run("export", source, "--what", "train", "-o", str(out), *options)
 
 
-def command(capsys: pytest.CaptureFixture[str], *arguments: Any, **options: Any) -> Result:
-    """Run the command function as the command line does."""
-    capsys.readouterr()
-    code: object = 0
-    message = ""
-    try:
-        export_training(*arguments, **options)
-    except NetcError as error:
-        code, message = error.exit_code, str(error)
-    except SystemExit as end:
-        code = end.code
-    out, err = capsys.readouterr()
-    assert isinstance(code, int)
-    return Result(code, out, message or err)
-
-
-def test_the_command_compiles_for_the_target(
-    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_compiles_for_the_target(trained: Trained, tmp_path: Path, netc: Netc) -> None:
     """A spec, or what was compiled for another one: the same state, by other programs."""
     spec = tmp_path / "spec.yaml"
     spec.write_text(json.dumps(SPEC))
@@ -262,7 +241,7 @@ def test_the_command_compiles_for_the_target(
     states = []
     for number, (source, target, expected) in enumerate(options):
         out = tmp_path / str(number)
-        result = command(capsys, "train", source, out, target=target, overrides=[])
+        result = netc(source, out, *(["--target", target] if target else []))
         assert result.code == 0, result.err
         assert re.fullmatch(rf"packed {out}: 6 files, 0\.\d MB, the state of init after 0 steps\n", result.out)
         package = Artifact.load(out)
@@ -271,35 +250,37 @@ def test_the_command_compiles_for_the_target(
         states.append(package.initial_state())
     for name, array in states[0].items():
         assert all(np.array_equal(state[name], array) for state in states), name
-    result = command(capsys, "train", str(spec), tmp_path / "json", overrides=["solver.max_epochs=1"], as_json=True)
+    result = netc(str(spec), tmp_path / "json", "--set", "solver.max_epochs=1", "--json")
     assert json.loads(result.out)["step"] == 0
     assert float(Artifact.load(tmp_path / "json").initial_state()["max_steps"]) == 22
 
 
-def test_bad_input_is_one_sentence(trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_is_one_sentence(trained: Trained, tmp_path: Path, netc: Netc) -> None:
     full, file, out = tmp_path / "full", tmp_path / "file", tmp_path / "out"
     full.mkdir()
     (full / "mine.txt").write_text("mine")
     file.write_text("mine")
     (tmp_path / "folder.zip").mkdir()
     run, artifact = str(trained.stopped), str(trained.artifact)
-    cases: list[tuple[tuple[Any, ...], dict[str, Any], int, str]] = [
-        (("tran", run, out), {}, 2, '--what tran: there is no such thing to export; did you mean "train"?'),
-        (("train", run, full), {}, 2, f"{full} is not empty; name another folder"),
-        (("train", run, file), {}, 2, f"{file} is a file; name a folder, or a file that ends in .zip"),
-        (("train", run, tmp_path / "folder.zip"), {}, 2, "folder.zip is a folder; name a zip file"),
-        (("train", run, file / "below"), {}, 2, "a part of this path is a file, not a folder; choose another place"),
-        (("train", run, file / "b.zip"), {}, 2, "a part of this path is a file, not a folder; choose another place"),
-        (("train", run, out), {"checkpoint": "step_9"}, 2, "there is no checkpoint step_9; give last, best, or"),
-        (("train", artifact, out), {"checkpoint": "last"}, 2, f"{artifact} has no checkpoint yet; train first"),
-        (("train", artifact, out), {"checkpoint": "best"}, 2, "has no best checkpoint yet; train an epoch first"),
-        (("train", run, out), {"overrides": ["name=x"]}, 2, "is compiled already; give the spec instead"),
-        (("train", "no_such_spec", out), {}, 2, "no_such_spec"),
+    cases: list[tuple[str, Path, list[str], str]] = [
+        (run, out, ["--what", "tran"], "Invalid value for '--what'"),
+        (run, full, [], f"{full} is not empty; name another folder"),
+        (run, file, [], f"{file} is a file; name a folder, or a file that ends in .zip"),
+        (run, tmp_path / "folder.zip", [], "folder.zip is a folder; name a zip file"),
+        (run, file / "below", [], "a part of this path is a file, not a folder; choose another place"),
+        (run, file / "b.zip", [], "a part of this path is a file, not a folder; choose another place"),
+        (run, out, ["--checkpoint", "step_9"], "there is no checkpoint step_9; give last, best, or"),
+        (artifact, out, ["--checkpoint", "last"], f"{artifact} has no checkpoint yet; train first"),
+        (artifact, out, ["--checkpoint", "best"], "has no best checkpoint yet; train an epoch first"),
+        (run, out, ["--set", "name=x"], "is compiled already; give the spec instead"),
+        ("no_such_spec", out, [], "no_such_spec"),
+        (run, out, ["--int8"], "--int8 is for the inference model: leave it out, or --what train"),
+        (run, out, ["--what", "model", "--target", "web"], "--target chooses what --what train packs"),
     ]
-    for arguments, options, code, sentence in cases:
-        result = command(capsys, *arguments, **options)
-        assert (result.code, result.out) == (code, ""), arguments
-        assert sentence in result.err, arguments
+    for source, place, options, sentence in cases:
+        result = netc(source, place, *options)
+        assert (result.code, result.out) == (2, ""), options
+        assert sentence in result.err, options
         assert not out.exists()
         assert not [path for path in tmp_path.iterdir() if path.name.endswith(".tmp")]
     assert [path.name for path in full.iterdir()] == ["mine.txt"]
@@ -308,7 +289,7 @@ def test_bad_input_is_one_sentence(trained: Trained, tmp_path: Path, capsys: pyt
 
 @pytest.mark.parametrize("name", ["out", "out.zip"])
 def test_a_storage_that_refuses_is_one_sentence(
-    name: str, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    name: str, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, netc: Netc
 ) -> None:
     """The last step fails as without permission; nothing is left behind."""
 
@@ -316,7 +297,7 @@ def test_a_storage_that_refuses_is_one_sentence(
         raise PermissionError(13, "Permission denied", str(target))
 
     monkeypatch.setattr(Path, "replace", refuse)
-    result = command(capsys, "train", str(trained.artifact), tmp_path / name)
+    result = netc(str(trained.artifact), tmp_path / name)
     assert result.code == 3
     assert result.err == (
         f"error: cannot write {tmp_path / name}: permission denied; change the permissions or choose another place\n"

@@ -7,11 +7,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from netc.commands.common import JsonOption, SetOption, drive, warn
+from netc.commands.common import JsonOption, SetOption, Target, drive, warn
+from netc.commands.training_package import export_training
 from netc.errors import UsageError
 
 if TYPE_CHECKING:
     from netc_runtime.export import ExportReport
+
+
+class What(StrEnum):
+    """What can be exported."""
+
+    MODEL = "model"
+    TRAIN = "train"
 
 
 class Format(StrEnum):
@@ -22,14 +30,40 @@ class Format(StrEnum):
 
 
 def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN|ARTIFACT", help="A run folder, or a compiled one.")],
+    source: Annotated[
+        str,
+        typer.Argument(metavar="RUN|ARTIFACT", help="A run folder, or a compiled one; for --what train a SPEC too."),
+    ],
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="File to write, .onnx or .ort; default RUN/model.onnx.")
+        Path | None,
+        typer.Option(
+            "-o",
+            "--out",
+            help="File to write, .onnx or .ort; default RUN/model.onnx. For --what train a new folder, or a .zip file.",
+        ),
+    ] = None,
+    what: Annotated[
+        What, typer.Option(help="model: for inference. train: all that another host needs to train, evaluate, export.")
+    ] = What.MODEL,
+    target: Annotated[
+        Target | None,
+        typer.Option(help="With --what train: compile for this engine, such as web; default that of the run."),
     ] = None,
     checkpoint: Annotated[
-        str,
-        typer.Option(help="last, best, or a file: a checkpoint, or safetensors of another host with the state."),
-    ] = "last",
+        str | None,
+        typer.Option(
+            help="last (the default), best, or a file: a checkpoint, or safetensors of another host with the state; "
+            "for --what train also init, the first state, which is the default there.",
+        ),
+    ] = None,
+    keep_sides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--keep-sides",
+            metavar="NAME",
+            help="Give the scores of a side too, called like its layer or its loss; may be repeated.",
+        ),
+    ] = None,
     softmax: Annotated[
         bool, typer.Option("--softmax", help="Give probabilities, in an output NAME.probabilities, instead of scores.")
     ] = False,
@@ -60,9 +94,34 @@ def export(
     A run that has a checkpoint but has not reached its end is exported with a warning.
 
     Example: netc export runs/lenet_dsn -o lenet.onnx --int8
+
+    With --what train: pack the programs that train, with a state to begin from, for a host in another language.
+
+    Example: netc export lenet_dsn --what train --target web -o lenet_dsn_web
     """
+    if what is What.TRAIN:
+        given = {
+            "--keep-sides": keep_sides,
+            "--softmax": softmax,
+            "--opset": opset,
+            "--fp16": fp16,
+            "--int8": int8,
+            "--calibration-samples": calibration_samples,
+            "--format": file_format,
+            "--verify": verify,
+        }
+        for option, value in given.items():
+            if value:
+                raise UsageError(f"{option} is for the inference model: leave it out, or --what train")
+        if out is None:
+            raise UsageError("--what train needs a folder or a .zip file to write: name it with -o")
+        export_training(source, out, checkpoint or "init", target, overrides or (), as_json)
+        return
+    if target is not None:
+        raise UsageError("--target chooses what --what train packs; a model runs on any engine: leave it out")
     from netc.arguments import data_overrides
 
+    run = Path(source)
     if fp16 and int8:
         raise UsageError("--fp16 and --int8 are two precisions: leave one of them out")
     if calibration_samples is not None and not int8:
@@ -82,9 +141,26 @@ def export(
             tolerance=verify,
             **({} if calibration_samples is None else {"calibration_samples": calibration_samples}),
         )
-        return export_run(run, out, checkpoint, Host(cpu_device()), True, data, warn, options)
+        programs = with_sides(run, keep_sides) if keep_sides else {}
+        return export_run(run, out, checkpoint or "last", Host(cpu_device()), True, data, warn, options, programs)
 
     show_export(drive(run_export), as_json)
+
+
+def with_sides(run: Path, names: list[str]) -> dict[str, bytes]:
+    """Return the programs `fold`, `infer` and `eval` of a run or a compiled folder that give scores of sides too.
+
+    Raises:
+        UsageError: there is no side of one of these names.
+        DriverError: there is no such folder, or it is damaged.
+    """
+    from netc.arguments import read_spec
+    from netc.build import build_inference
+    from netc_runtime.run import RunFolder
+
+    spec = read_spec(str(RunFolder(run).load_artifact().folder), [])
+    files = build_inference(spec, [name for each in names for name in each.split(",")]).files()
+    return {name.removesuffix(".onnx"): content for name, content in files.items()}
 
 
 def show_export(report: "ExportReport", as_json: bool) -> None:

@@ -6,17 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from netc.commands.common import compile_spec, drive, print_json, warn
-from netc.errors import UsageError, did_you_mean
+from netc.errors import UsageError
 
 if TYPE_CHECKING:
     from netc_runtime.training_package import PackageReport
 
-WHATS = ("model", "train")
-"""What can be exported: the inference model, or the training package."""
-
 
 def export_training(
-    what: str,
     source: str,
     out: Path,
     checkpoint: str = "init",
@@ -27,7 +23,6 @@ def export_training(
     """Write the training package of a RUN, an ARTIFACT or a SPEC, and print what was written.
 
     Args:
-        what: must be `train`.
         source: a run folder, an artifact folder, a YAML file, or the name of a spec of the zoo.
         out: the folder or zip file to write.
         checkpoint: `init`, `last`, `best` or a path; a SPEC has its first state alone.
@@ -36,11 +31,9 @@ def export_training(
         as_json: whether to print JSON.
 
     Raises:
-        UsageError: an unknown `what`, or overrides of what is compiled already.
+        UsageError: overrides of what is compiled already.
         SpecError: with all mistakes of the spec.
     """
-    if what != "train":
-        raise UsageError(f"--what {what}: there is no such thing to export{did_you_mean(what, WHATS)}")
     with tempfile.TemporaryDirectory(prefix="netc-") as scratch:
         report = _packed(source, out, checkpoint, target, list(overrides), Path(scratch) / "artifact")
     if as_json:

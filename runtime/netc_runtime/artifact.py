@@ -336,13 +336,16 @@ class Artifact:
     def with_programs(self, programs: Mapping[str, bytes]) -> "Artifact":
         """Return the artifact with other ONNX files for some of its graphs, which describe themselves.
 
-        Raises MalformedError if they do not, or do not fit the rest.
+        They take state by the names of its tensors. Of an artifact whose own programs take it packed, they are all that is
+        left then. Raises MalformedError if they do not say what goes in and out, or do not fit the rest.
         """
-        graphs = dict(self.graphs)
+        if not programs:
+            return self
+        graphs = {} if self.packing.buffers else dict(self.graphs)
         for key, content in programs.items():
             entries = {entry.key: entry.value for entry in onnx.load_model_from_string(content).metadata_props}
             graphs[key] = Interface.parse(parse_object(entries.get("netc.interface", "")))
-        changed = replace(self, graphs=graphs, replaced={**self.replaced, **programs})
+        changed = replace(self, graphs=graphs, packing=Packing(), replaced={**self.replaced, **programs})
         changed._check_references()
         return changed
 
