@@ -71,7 +71,6 @@ BAD: list[tuple[str, int, str]] = [
     ("run --verify -1", 2, "--verify takes a share of at least 0, such as 0.001, not -1.0"),
     ("run --verify nan", 2, "--verify takes a share of at least 0, such as 0.001, not nan"),
     ("run --target web", 2, "--target chooses what --what train packs; a model runs on any engine: leave it out"),
-    ("run --keep-sides l1", 2, 'there is no side "l1", since the network has no sides'),
     ("run --set solver.base_lr=1", 2, "--set solver.base_lr=1: only keys of data can be changed here, such as data.path=FOLDER"),
 ]  # fmt: skip
 
