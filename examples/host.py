@@ -1,8 +1,9 @@
 """A host of its own: trains a compiled network with ONNX Runtime, NumPy and safetensors, and nothing of netc.
 
-    python examples/browser/prepare.py                      # a compiled network, and the digits in one file
-    python examples/host.py examples/browser/generated/model examples/browser/generated/digits.safetensors 220 w.safetensors
-    netc export examples/browser/generated/model --checkpoint w.safetensors -o model.onnx
+    python examples/browser/prepare.py      # compiles lenet_dsn, and writes the digits into one file
+    cd examples/browser/generated
+    python ../../host.py model digits.safetensors 220 weights.safetensors
+    netc export model --checkpoint weights.safetensors -o model.onnx
 
 docs/deploy.md explains each step, for hosts in other languages.
 """

@@ -25,7 +25,9 @@ from tests.javascript import (
 def library() -> list[str]:
     """Return the option that names the library of the Python package, if that has one that others can link."""
     spec = find_spec("onnxruntime")
-    found = [] if spec is None or spec.origin is None else sorted(Path(spec.origin).parent.glob("capi/libonnxruntime.so*"))
+    found = (
+        [] if spec is None or spec.origin is None else sorted(Path(spec.origin).parent.glob("capi/libonnxruntime.so*"))
+    )
     return [f"-DONNXRUNTIME_LIBRARY={path}" for path in found[:1]]
 
 

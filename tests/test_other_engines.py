@@ -63,9 +63,10 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     """A network after one epoch on the digits, and the test split as the network takes it."""
     run = tmp_path_factory.mktemp("engines") / "run"
     command = ["netc", "train", request.param, "--run", str(run), "--threads", "1", "--set", "solver.max_epochs=1"]
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", command)
-        main()
+        with pytest.raises(SystemExit) as ended:
+            main()
     assert ended.value.code == 0
     path = run / "model.onnx"
     (data,) = (entry.value for entry in onnx.load(path).metadata_props if entry.key == "netc.data")

@@ -50,32 +50,29 @@ struct Mistake : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// ---- tensors ---------------------------------------------------------------------------------------------------------
-
-struct TypeNames {
+struct TypeInfo {
   Type type;
-  std::string_view safetensors, manifest;
+  std::string_view safetensors, manifest;  // what files of tensors and the manifest call it
   std::size_t bytes;
 };
 
 constexpr std::array types{
-    TypeNames{ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, "F32", "float32", 4},
-    TypeNames{ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE, "F64", "float64", 8},
-    TypeNames{ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64, "I64", "int64", 8},
-    TypeNames{ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32, "I32", "int32", 4},
-    TypeNames{ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT32, "U32", "uint32", 4},
-    TypeNames{ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8, "U8", "uint8", 1},
+    TypeInfo{ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, "F32", "float32", 4},
+    TypeInfo{ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE, "F64", "float64", 8},
+    TypeInfo{ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64, "I64", "int64", 8},
+    TypeInfo{ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32, "I32", "int32", 4},
+    TypeInfo{ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT32, "U32", "uint32", 4},
+    TypeInfo{ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8, "U8", "uint8", 1},
 };
 
-/// Returns the entry of `types` whose `member` is `value`; throws Mistake if there is none.
-template <typename T>
-const TypeNames& type_with(T TypeNames::*member, const T& value) {
-  const auto found = std::ranges::find(types, value, member);
-  if (found == types.end()) {
-    if constexpr (std::is_same_v<T, std::string_view>) throw Mistake("there is no type " + std::string(value) + " here");
-    throw Mistake("a tensor has a type that this program does not know");
-  }
+const TypeInfo& type_where(auto&& is, const std::string& name) {
+  const auto* found = std::ranges::find_if(types, is);
+  if (found == types.end()) throw Mistake("this program knows no numbers of the type " + name);
   return *found;
+}
+
+const TypeInfo& type_named(const std::string& name) {
+  return type_where([&](const TypeInfo& info) { return info.safetensors == name || info.manifest == name; }, name);
 }
 
 /// Calls `function` with a value of the C++ type that `type` stands for.
@@ -88,7 +85,7 @@ void with_type(Type type, Function&& function) {
     case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32: return function(std::int32_t{});
     case ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT32: return function(std::uint32_t{});
     case ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8: return function(std::uint8_t{});
-    default: throw Mistake("a tensor has a type that this program does not know");
+    default: throw std::logic_error("type " + std::to_string(type) + " is not in the table of types");
   }
 }
 
@@ -100,9 +97,11 @@ std::size_t elements(const Shape& shape) {
 
 Type type_of(const Ort::Value& value) { return value.GetTensorTypeAndShapeInfo().GetElementType(); }
 Shape shape_of(const Ort::Value& value) { return value.GetTensorTypeAndShapeInfo().GetShape(); }
-std::size_t bytes_of(const Ort::Value& value) {
-  return elements(shape_of(value)) * type_with(&TypeNames::type, type_of(value)).bytes;
+const TypeInfo& info_of(const Ort::Value& value) {
+  const auto type = type_of(value);
+  return type_where([&](const TypeInfo& info) { return info.type == type; }, "number " + std::to_string(type));
 }
+std::size_t bytes_of(const Ort::Value& value) { return elements(shape_of(value)) * info_of(value).bytes; }
 const char* bytes_at(const Ort::Value& value) { return static_cast<const char*>(value.GetTensorRawData()); }
 
 Ort::Value make_tensor(Type type, const Shape& shape) {
@@ -119,20 +118,14 @@ Ort::Value make_tensor(Type type, const Shape& shape, const char* bytes) {
 /// Returns the one number of a scalar.
 double number(const Ort::Value& value) {
   double result = 0;
-  with_type(type_of(value), [&](auto kind) {
-    result = static_cast<double>(*value.GetTensorData<decltype(kind)>());
-  });
+  with_type(type_of(value), [&](auto kind) { result = static_cast<double>(*value.GetTensorData<decltype(kind)>()); });
   return result;
 }
 
 void set_number(Ort::Value& value, double to) {
-  with_type(type_of(value), [&](auto kind) {
-    using T = decltype(kind);
-    *value.GetTensorMutableData<T>() = static_cast<T>(to);
-  });
+  const auto set = [&](auto kind) { *value.GetTensorMutableData<decltype(kind)>() = static_cast<decltype(kind)>(to); };
+  with_type(type_of(value), set);
 }
-
-// ---- files -----------------------------------------------------------------------------------------------------------
 
 std::vector<char> read_file(const fs::path& path) {
   if (!fs::is_regular_file(path)) throw Mistake(path.string() + " does not exist or is no file");
@@ -166,7 +159,7 @@ TensorFile read_safetensors(const fs::path& path) {
       file.metadata = entry;
       continue;
     }
-    const auto& type = type_with(&TypeNames::safetensors, entry.at("dtype").get<std::string_view>());
+    const auto& type = type_named(entry.at("dtype").get<std::string>());
     const auto shape = entry.at("shape").get<Shape>();
     const auto [begin, end] = entry.at("data_offsets").get<std::pair<std::uint64_t, std::uint64_t>>();
     if (begin > end || end > size || end - begin != elements(shape) * type.bytes) throw cut;
@@ -180,8 +173,7 @@ void write_safetensors(const fs::path& path, const Tensors& tensors) {
   std::uint64_t offset = 0;
   for (const auto& [name, value] : tensors) {
     const auto end = offset + bytes_of(value);
-    const auto& type = type_with(&TypeNames::type, type_of(value));
-    header[name] = {{"dtype", type.safetensors}, {"shape", shape_of(value)}, {"data_offsets", {offset, end}}};
+    header[name] = {{"dtype", info_of(value).safetensors}, {"shape", shape_of(value)}, {"data_offsets", {offset, end}}};
     offset = end;
   }
   auto text = header.dump();
@@ -193,8 +185,6 @@ void write_safetensors(const fs::path& path, const Tensors& tensors) {
     file.write(bytes_at(value), static_cast<std::streamsize>(bytes_of(value)));
   if (!file.flush()) throw Mistake(path.string() + " cannot be written");
 }
-
-// ---- programs --------------------------------------------------------------------------------------------------------
 
 /// One ONNX file with the names and roles of its inputs and outputs.
 struct Program {
@@ -241,17 +231,16 @@ struct Program {
       auto shape = shape_of(field->second);
       const auto total = shape.at(0);
       shape[0] = count;
-      const auto row = elements(shape) / static_cast<std::size_t>(count);
-      const auto& type = type_with(&TypeNames::manifest, input.at("dtype").get<std::string_view>());
+      const auto row = static_cast<std::int64_t>(elements(shape)) / count;  // numbers in a sample
+      const auto& type = type_named(input.at("dtype").get<std::string>());
       auto value = make_tensor(type.type, shape);
       with_type(type_of(field->second), [&](auto from) {
         with_type(type.type, [&](auto to) {
           const auto* source = field->second.GetTensorData<decltype(from)>();
           auto* target = value.GetTensorMutableData<decltype(to)>();
-          for (std::int64_t i = 0; i < count; ++i, target += row)
-            std::transform(source + ((first + i) % total) * static_cast<std::int64_t>(row),
-                           source + ((first + i) % total + 1) * static_cast<std::int64_t>(row), target,
-                           [](auto x) { return static_cast<decltype(to)>(x); });
+          for (std::int64_t i = 0; i < count; ++i)
+            target = std::transform(source + (first + i) % total * row, source + ((first + i) % total + 1) * row,
+                                    target, [](auto x) { return static_cast<decltype(to)>(x); });
         });
       });
       result.emplace(input.at("name").get<std::string>(), std::move(value));
@@ -276,16 +265,17 @@ std::int64_t samples_of(const Program& program, const Tensors& data) {
   throw Mistake("the data have no test split with a field that the network takes");
 }
 
-/// Brings the tensors that programs take together in flat buffers there, if there are any (`netc compile --target web`).
+/// Replaces tensors by the flat buffers that programs take them in, if there are any (`netc compile --target web`).
 void pack(Tensors& state, const Json& manifest) {
   for (const auto& buffer : manifest.value("packed", Json::array())) {
-    const auto& type = type_with(&TypeNames::manifest, buffer.at("dtype").get<std::string_view>());
+    const auto& type = type_named(buffer.at("dtype").get<std::string>());
     auto flat = make_tensor(type.type, {buffer.at("size").get<std::int64_t>()});
     for (const auto& part : buffer.at("tensors")) {
       const auto tensor = state.extract(part.at("name").get<std::string>());
       if (!tensor) throw Mistake("init.safetensors has no tensor " + part.at("name").get<std::string>());
-      std::memcpy(static_cast<char*>(flat.GetTensorMutableRawData()) + part.at("offset").get<std::size_t>() * type.bytes,
-                  bytes_at(tensor.mapped()), bytes_of(tensor.mapped()));
+      auto* target = static_cast<char*>(flat.GetTensorMutableRawData());
+      std::memcpy(target + part.at("offset").get<std::size_t>() * type.bytes, bytes_at(tensor.mapped()),
+                  bytes_of(tensor.mapped()));
     }
     state.emplace(buffer.at("name").get<std::string>(), std::move(flat));
   }
@@ -295,7 +285,7 @@ void pack(Tensors& state, const Json& manifest) {
 void unpack(Tensors& state, const Json& manifest) {
   for (const auto& buffer : manifest.value("packed", Json::array())) {
     const auto flat = state.extract(buffer.at("name").get<std::string>());
-    const auto& type = type_with(&TypeNames::type, type_of(flat.mapped()));
+    const auto& type = info_of(flat.mapped());
     for (const auto& part : buffer.at("tensors"))
       state.emplace(part.at("name").get<std::string>(),
                     make_tensor(type.type, part.at("shape").get<Shape>(),
@@ -305,7 +295,9 @@ void unpack(Tensors& state, const Json& manifest) {
 
 /// Throws Mistake if training takes more of the host than to run `train.onnx` again and again.
 void require_plain(const Json& manifest) {
-  const auto refuse = [](const std::string& what) { throw Mistake("this example does not train networks with " + what); };
+  const auto refuse = [](std::string_view what) {
+    throw Mistake("this example does not train networks with " + std::string(what));
+  };
   if (manifest.contains("phases")) refuse("phases");
   if (manifest.contains("init_from")) refuse("init_from; netc export --what train loads the weights beforehand");
   if (manifest.at("graphs").contains("population")) refuse("population statistics");
@@ -314,8 +306,6 @@ void require_plain(const Json& manifest) {
     if (tensor.at("role") == "data_mean" || tensor.at("role") == "data_std")
       refuse("statistics of the data; netc export --what train computes them beforehand");
 }
-
-// ---- training --------------------------------------------------------------------------------------------------------
 
 struct Options {
   fs::path artifact, data, out = "weights.safetensors";
@@ -386,7 +376,8 @@ void classify(Program& fold, Program& infer, Tensors& state, const TensorFile& d
 
 void train(const Options& options) {
   const auto folder = options.out.parent_path();
-  if (!folder.empty() && !fs::is_directory(folder)) throw Mistake(folder.string() + ", the folder of --out, does not exist");
+  if (!folder.empty() && !fs::is_directory(folder))
+    throw Mistake(folder.string() + ", the folder of --out, does not exist");
   const auto content = read_file(options.artifact / "manifest.json");
   const auto manifest = Json::parse(content.begin(), content.end());
   require_plain(manifest);
