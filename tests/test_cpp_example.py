@@ -55,7 +55,7 @@ def generated(train: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(train: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([train, *map(str, arguments)], capture_output=True, text=True, check=False)
+    return subprocess.run([train, *arguments], capture_output=True, text=True, check=False)
 
 
 @AGREEMENTS
@@ -64,7 +64,7 @@ def test_weights_agree_with_the_driver(
 ) -> None:
     folder = prepare(tmp_path / "generated", overrides) if overrides else generated
     weights = tmp_path / "weights.safetensors"
-    options = ["--steps", str(steps), "--threads", "1", "--out", weights]
+    options = ["--steps", str(steps), "--threads", "1", "--out", str(weights)]
     result = run(train, folder / "model", folder / "digits.safetensors", *options)
     assert result.returncode == 0, result.stderr
     # Measured: equal bits with the library of the Python package.
@@ -82,7 +82,7 @@ def test_plain_programs_train_too_and_netc_exports_the_weights(
     netc, folder, weights = in_process(monkeypatch, capsys), tmp_path / "plain", tmp_path / "weights.safetensors"
     assert netc("compile", "lenet_dsn", "-o", str(folder / "model")).code == 0
     shutil.copy(generated / "digits.safetensors", folder)
-    options = ["--steps", "5", "--threads", "1", "--out", weights]
+    options = ["--steps", "5", "--threads", "1", "--out", str(weights)]
     result = run(train, folder / "model", folder / "digits.safetensors", *options)
     assert result.returncode == 0, result.stderr
     require_agreement(weights, trained_by_the_driver(folder, 5), 1e-5, "C++, plain programs")

@@ -1,4 +1,4 @@
-"""The program of docs/deploy.md is examples/host.py, and trains as the driver does, by packed programs and plain ones."""
+"""The program of docs/deploy.md is examples/host.py, and trains as the driver does, by packed programs and plain."""
 
 import re
 import shutil

@@ -43,7 +43,13 @@ def opencv_of(path: Path) -> Engine:
 
 def reference_of(path: Path) -> Engine:
     evaluator = ReferenceEvaluator(str(path))
-    return lambda images: np.asarray(evaluator.run(None, {"image": images})[0])
+
+    def run(images: np.ndarray) -> np.ndarray:
+        results = evaluator.run(None, {"image": images})
+        assert isinstance(results, list)
+        return np.asarray(results[0])
+
+    return run
 
 
 # Engine, and how many of the 360 test samples it gets: the standard's evaluator is slow.
