@@ -37,8 +37,7 @@ from netc.programs import output_entries
 from netc.rewrite.passes import clean
 from netc.spec.load import Loaded
 from netc_runtime.artifact import Artifact
-from netc_runtime.checkpoint import Checkpoint, Position
-from netc_runtime.export import bake, fold
+from netc_runtime.export import bake, fold, load_infer
 from netc_runtime.session import Host
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
@@ -128,10 +127,10 @@ def measure(name: str, batch: int, rounds: int, seconds: float, threads: int) ->
         write(build(loaded), Path(folder) / "artifact")
         artifact = Artifact.load(Path(folder) / "artifact")
         state = trained_like(artifact)
-        made = artifact.spec_hash, artifact.netc_version, onnxruntime.__version__
-        checkpoint = Checkpoint(state, Position.start(), 0, threads, "cpu", artifact.spec, *made)
         start = time.perf_counter()
-        content = bake(artifact, fold(artifact, state, host), checkpoint, host)
+        baked = load_infer(artifact, host)
+        bake(baked, artifact, fold(artifact, state, host))
+        content = baked.SerializeToString()
         exported = (time.perf_counter() - start) * 1e3
     shape = loaded.spec.inputs["image"].shape
     assert shape is not None

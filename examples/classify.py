@@ -1,14 +1,17 @@
-"""Use an exported model without netc: `python classify.py MODEL IMAGES.npy`."""
+"""Classify images with an exported model, without netc: `python classify.py MODEL PNG...`."""
 
+import json
 import sys
 
 import numpy as np
 import onnxruntime
+from read_png import read_png
 
-model, images = sys.argv[1:3]
-session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-(scores,) = session.run(None, {"image": np.load(images)})
-probabilities = np.exp(scores - scores.max(axis=1, keepdims=True))
-probabilities /= probabilities.sum(axis=1, keepdims=True)
-for row in probabilities:
-    print(row.argmax(), f"{row.max():.3f}")
+session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+said = session.get_modelmeta().custom_metadata_map
+(low, high), names = json.loads(said["netc.value_range"]), json.loads(said["netc.classes"])
+for path in sys.argv[2:]:
+    pixels = read_png(path, channels=session.get_inputs()[0].shape[1])
+    image = pixels[np.newaxis] / 255 * (high - low) + low
+    (probabilities,) = session.run(None, {"image": image.astype(np.float32)})
+    print(path, names[probabilities.argmax()], f"{probabilities.max():.3f}")

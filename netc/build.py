@@ -8,21 +8,21 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from netc.autocast import autocast
+from netc.checks import check_parameters, idle_checkpoints, missing_kernels, slow_precision
 from netc.emit import Artifact, Entry, Inference, Program, monitor_graph, train_graphs
-from netc.errors import Diagnostic, SpecError, did_you_mean
+from netc.errors import Diagnostic, SpecError
 from netc.graph.verify import verify
 from netc.layers.base import Phase
 from netc.layers.context import DRAW
 from netc.monitor import append_statistics
 from netc.network import Count, Network, Term, lower, lower_inputs
 from netc.phases import specs_of_phases
-from netc.programs import averages_of, batch_entries, output_entries, program, use_averages, used
+from netc.programs import averages_of, batch_entries, output_entries, pack_state, program, use_averages, used
 from netc.rewrite.fold import fold_batch_normalization
 from netc.rewrite.lowerings import Lowerings
-from netc.rewrite.passes import Platform, Target, clean, optimize_step
+from netc.rewrite.passes import Platform, Target, clean, end, optimize_step
 from netc.rewrite.recompute import recompute
 from netc.rewrite.split import split
-from netc.solver.policies import Plateau
 from netc.solver.step import Step, append_update
 from netc.spec.load import Loaded
 from netc.transfer import glob_mistakes
@@ -44,7 +44,11 @@ def _collector_paused() -> Iterator[None]:
 
 @_collector_paused()
 def build(
-    loaded: Loaded, target: Target = "cpu", dtype: ir.DataType = FLOAT, lowerings: Lowerings | None = None
+    loaded: Loaded,
+    target: Target = "cpu",
+    dtype: ir.DataType = FLOAT,
+    lowerings: Lowerings | None = None,
+    packs: bool = True,
 ) -> Artifact:
     """Compile a spec.
 
@@ -54,6 +58,7 @@ def build(
             may hold BatchNormalization in training mode, which only CPUs run.
         dtype: the floating-point type; tests build in DOUBLE.
         lowerings: which lowering each place takes, where it is not the usual one.
+        packs: whether programs for a browser take their state in flat buffers; tests compare with those that do not.
 
     Raises:
         SpecError: with all mistakes of the spec.
@@ -62,10 +67,10 @@ def build(
     lowered = lower_phases(loaded, dtype)
     last = lowered.specs[-1]
     training, testing = lowered.training[-1], lowered.testing
-    training.warnings += _slow_precision(loaded, target)
+    training.warnings += slow_precision(loaded, target)
     inference = lower(last, "test", None, objectives=False, dtype=dtype)
     state = training.net.state | testing.net.state
-    programs = {"eval": eval_program(last, testing), **inference_programs(last, inference)}
+    programs = {"eval": eval_program(last, testing, platform), **inference_programs(last, inference, platform)}
     steps = step_programs(lowered, platform)
     for network in reversed(lowered.training):
         state |= network.net.state
@@ -82,8 +87,16 @@ def build(
     averages = averages_of(state.values())
     for other in programs.values():
         use_averages(other, averages)
+    packed = pack_state(steps | programs, state.values()) if target == "web" and packs else []
+    training.warnings += missing_kernels(loaded, steps | programs) if target == "web" else []
     return Artifact(
-        loaded.spec, target, steps | programs, list(state.values()), metric_entries(training, testing), training
+        loaded.spec,
+        target,
+        steps | programs,
+        list(state.values()),
+        metric_entries(training, testing),
+        training,
+        [buffer.as_dict() for buffer in packed],
     )
 
 
@@ -102,7 +115,7 @@ def build_inference(loaded: Loaded, keep_sides: Sequence[str] = (), target: Targ
         UsageError: there is no side of one of these names.
     """
     network = lower(loaded, "test", None, objectives=False, keep_sides=keep_sides)
-    programs = inference_programs(loaded, network)
+    programs = inference_programs(loaded, network, Platform(target))
     if loaded.spec.solver.weight_average is not None:
         lowered = lower_phases(loaded)
         for spec, trained in zip(lowered.specs, lowered.training, strict=True):  # what an update averages, it declares
@@ -141,7 +154,7 @@ def lower_phases(loaded: Loaded, dtype: ir.DataType = FLOAT) -> Lowered:
     if mistakes:
         raise SpecError(mistakes)
     *training, testing = networks
-    _check_parameters(loaded, training[-1], testing)
+    check_parameters(loaded, training[-1], testing)
     for spec, network in zip(specs, training, strict=True):
         mistakes += glob_mistakes(spec, (testing.net.state | network.net.state).values())
     if mistakes:
@@ -151,77 +164,6 @@ def lower_phases(loaded: Loaded, dtype: ir.DataType = FLOAT) -> Lowered:
             autocast(network)
             verify(network.net.g.graph, "autocast")
     return Lowered(specs, training, testing)
-
-
-def _check_parameters(loaded: Loaded, training: Network, testing: Network) -> None:
-    """Refuse a network without parameters, or with parameters that differ between training and evaluation."""
-    if not any(tensor.role == "parameter" for tensor in training.net.state.values()):
-        message = "no layer has a parameter, so there is nothing to train; add one, such as an InnerProduct"
-        raise SpecError([loaded.at(("layers",), message, key=True)])
-    compare_phases(loaded, training, testing)
-    said = set(map(str, training.warnings))
-    training.warnings += [warning for warning in testing.warnings if str(warning) not in said]
-    require_monitor(loaded, testing)
-    _check_early_stopping(loaded, training, testing)
-
-
-def _slow_precision(loaded: Loaded, target: Target) -> list[Diagnostic]:
-    """Return a warning where float16 costs time instead of saving it."""
-    if loaded.spec.solver.precision == "float32" or target not in ("cpu", "openvino"):
-        return []
-    message = (
-        f"precision: mixed saves time on GPUs alone; what is compiled for {target} computes float16 by way of float32, "
-        "which is no faster; remove it, or train on cuda"
-    )
-    return [loaded.at(("solver", "precision"), message)]
-
-
-def compare_phases(loaded: Loaded, training: Network, testing: Network) -> None:
-    """Refuse what one name means in one phase and not in the other; warn of what only evaluation learns of.
-
-    Raises:
-        SpecError: a layer whose parameters, or a loss or metric whose kind, differ between the phases.
-    """
-    places = {placed.layer.name: placed.path for placed in testing.placed}
-    mistakes: list[Diagnostic] = []
-    for name, tensor in testing.net.state.items():
-        layer, suffix = tensor.layer, name.rsplit(".", 1)[-1]
-        other = training.net.state.get(name)
-        if other is None and tensor.role == "parameter":
-            message = f"{layer}: its {suffix} has no part in the train phase, so that it stays as it is drawn"
-            training.warnings.append(loaded.at(places[layer], message))
-        elif other is not None and other.shape != tensor.shape and not mistakes:  # later layers only follow
-            message = (
-                f"{layer}: its {suffix} has the shape {list(tensor.shape)} in the test phase and "
-                f"{list(other.shape)} in the train phase; both phases must use the same parameters"
-            )
-            mistakes.append(loaded.at(places[layer], message))
-    kinds = {term.name: term.kind for term in training.terms}
-    measured: list[Term | Count] = [*testing.terms, *testing.counts]
-    for tested in measured:
-        if tested.layer is not None and kinds.get(tested.name, tested.kind) != tested.kind:
-            message = f"{tested.name}: is a {kinds[tested.name]} while training and a {tested.kind} while testing"
-            mistakes.append(loaded.at(places[tested.layer], f"{message}; give one of them another name"))
-    if mistakes:
-        raise SpecError(mistakes)
-
-
-def _check_early_stopping(loaded: Loaded, training: Network, testing: Network) -> None:
-    """Raise SpecError for a metric that evaluation does not have, or a best checkpoint without its statistics."""
-    early = loaded.spec.run.early_stopping
-    if early is None:
-        return
-    place = ("run", "early_stopping")
-    measured = {term.name for term in testing.terms} | {count.name for count in testing.counts}
-    if early.monitor is not None and early.monitor not in measured:
-        message = f'monitor: evaluation has no metric "{early.monitor}"{did_you_mean(early.monitor, measured)}'
-        raise SpecError([loaded.at((*place, "monitor"), message)])
-    if early.restore_best and training.net.batch_statistics:
-        message = (
-            "restore_best: population statistics are collected once, for the last checkpoint, so that the best one has "
-            "none; set restore_best: false, or statistics: moving_average of BatchNorm"
-        )
-        raise SpecError([loaded.at((*place, "restore_best"), message)])
 
 
 @_collector_paused()
@@ -268,17 +210,6 @@ def step_graph(network: Network, step: Step, platform: Platform) -> ir.Graph:
     return optimize_step(graph, platform)
 
 
-def idle_checkpoints(loaded: Loaded, network: Network, graph: ir.Graph) -> list[Diagnostic]:
-    """Return a warning for each checkpoint of which the step, as it was made, computes nothing again."""
-    nodes = [node.metadata_props for node in graph]
-    again = {origin["netc.layer"] for origin in nodes if origin.get("netc.part") == "recompute"}
-    places = {name: placed.path for placed in reversed(network.placed) for name in placed.layer.checkpoint}
-    busy = {name for placed in network.placed if placed.layer.name in again for name in placed.layer.checkpoint}
-    message = "has no effect: the backward pass reads nothing of it that it would have to compute again; remove it"
-    idle = [name for name in reversed(places) if name not in busy]
-    return [loaded.at((*places[name], "checkpoint"), f'checkpoint "{name}" {message}', key=True) for name in idle]
-
-
 def population_program(loaded: Loaded, platform: Platform) -> Program:
     """Return (state, batch) -> the statistics of this batch whose averages replace those of the state after training.
 
@@ -322,7 +253,7 @@ def augment_program(loaded: Loaded, platform: Platform) -> Program:
     return augmented
 
 
-def eval_program(loaded: Loaded, network: Network) -> Program:
+def eval_program(loaded: Loaded, network: Network, platform: Platform) -> Program:
     """Return (state, batch) -> outputs, metrics and the weights of the metrics."""
     net = network.net
     outputs = output_entries(network)
@@ -335,10 +266,10 @@ def eval_program(loaded: Loaded, network: Network) -> Program:
         net.g.output(count.name, count.matrix)
         outputs[count.name] = {"role": "count"}
     verify(net.g.graph, "lowering the layers for evaluation")
-    return program(loaded, network, clean(net.g.graph), outputs)
+    return program(loaded, network, end(net.g.graph, platform), outputs)
 
 
-def inference_programs(loaded: Loaded, network: Network) -> dict[str, Program]:
+def inference_programs(loaded: Loaded, network: Network, platform: Platform) -> dict[str, Program]:
     """Return (state) -> inference parameters, and (inference parameters, batch) -> outputs."""
     net = network.net
     outputs = output_entries(network)
@@ -351,18 +282,8 @@ def inference_programs(loaded: Loaded, network: Network) -> dict[str, Program]:
         {name: {"role": "parameter", "feeds": fed} for name, fed in halves.feeds.items()},
     )
     parameters: dict[str, Entry] = {name: {"role": "parameter"} for name in halves.feeds.values()}
-    infer = Program(clean(halves.infer.graph), parameters | batch_entries(loaded, network), outputs)
+    infer = Program(end(halves.infer.graph, platform), parameters | batch_entries(loaded, network), outputs)
     return {"fold": used(fold), "infer": used(infer)}
-
-
-def require_monitor(loaded: Loaded, testing: Network) -> None:
-    """Refuse a plateau that watches what evaluation does not measure."""
-    policy = loaded.spec.solver.lr_policy
-    metrics: list[Term | Count] = [*testing.terms, *testing.counts]
-    measured = [metric.name for metric in metrics]
-    if isinstance(policy, Plateau) and policy.monitor not in measured:
-        message = f'evaluation has no metric "{policy.monitor}"{did_you_mean(policy.monitor, measured)}'
-        raise SpecError([loaded.at(("solver", "lr_policy", "monitor"), message)])
 
 
 def metric_entries(training: Network, testing: Network) -> list[Entry]:

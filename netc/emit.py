@@ -52,7 +52,8 @@ class Program:
 class Artifact:
     """Everything that an artifact consists of, before it is written.
 
-    `network` is the lowered training network; `tuning` is what the manifest says of lowerings that were measured.
+    `network` is the lowered training network; `packed` are the flat buffers that programs take state in; `tuning` is
+    what the manifest says of lowerings that were measured.
     """
 
     spec: NetSpec
@@ -61,6 +62,7 @@ class Artifact:
     state: Sequence[StateTensor]
     metrics: Sequence[Entry]
     network: Network
+    packed: Sequence[Entry] = ()
     tuning: Entry | None = None
 
     @property
@@ -86,6 +88,7 @@ class Artifact:
                 {"name": t.name, "dtype": t.dtype.numpy().name, "shape": list(t.shape), "role": t.role}
                 for t in self.state
             ],
+            **({"packed": list(self.packed)} if self.packed else {}),
             "metrics": list(self.metrics),
             **({"population_batches": self.spec.solver.population_batches} if "population" in self.programs else {}),
             **({"init_from": self._init_from(self.spec.init_from)} if self.spec.init_from else {}),
@@ -117,7 +120,8 @@ class Artifact:
         Raises:
             VerificationError: a graph breaks a rule of emitted graphs, or the ONNX checker refuses it.
         """
-        return {name: model_of(self.spec, self.target, name, program) for name, program in self.programs.items()}
+        programs = self.programs.items()
+        return {name: model_of(self.spec, self.target, name, program, self.packed) for name, program in programs}
 
     def initial_state(self) -> dict[str, np.ndarray]:
         """Return the first value of every state tensor."""
@@ -181,8 +185,8 @@ def graph_entries(programs: Mapping[str, Program]) -> dict[str, Entry]:
     return {name: {"file": f"{name}.onnx", **interface(program)} for name, program in programs.items()}
 
 
-def model_of(spec: NetSpec, target: str, name: str, program: Program) -> onnx.ModelProto:
-    """Return the ONNX model of a program of an artifact, checked.
+def model_of(spec: NetSpec, target: str, name: str, program: Program, buffers: Sequence[Entry] = ()) -> onnx.ModelProto:
+    """Return the ONNX model of a program of an artifact, checked; `buffers` are those that the artifact packs state in.
 
     Raises:
         VerificationError: the graph breaks a rule of emitted graphs, or the ONNX checker refuses it.
@@ -191,6 +195,8 @@ def model_of(spec: NetSpec, target: str, name: str, program: Program) -> onnx.Mo
         reason = broken_rule(node, name.partition(".")[0] in STATIC_PROGRAMS, target)
         if reason is not None:
             raise VerificationError(f"{name}.onnx: {node.name} ({node.op_type}): {reason}")
+    taken = {value.name for value in program.graph.inputs}
+    packed = [buffer for buffer in buffers if buffer["name"] in taken]
     model = ir.Model(
         program.graph,
         ir_version=IR_VERSION,
@@ -203,6 +209,7 @@ def model_of(spec: NetSpec, target: str, name: str, program: Program) -> onnx.Mo
             "netc.version": __version__,
             "netc.spec_hash": spec.hash(),
             "netc.interface": json.dumps(interface(program), sort_keys=True),
+            **({"netc.packed": json.dumps(packed, sort_keys=True)} if packed else {}),
         },
     )
     proto = ir.to_proto(model)
@@ -227,6 +234,11 @@ def _little_endian(array: np.ndarray) -> memoryview:
 def train_graphs(phases: int) -> list[str]:
     """Return the names of the training programs of so many phases: that of the last one is `train`."""
     return [*(f"train.{number}" for number in range(1, phases)), "train"]
+
+
+def is_training(graph: str) -> bool:
+    """Whether a program of this name makes updates."""
+    return graph.partition(".")[0] == "train"
 
 
 def monitor_graph(train_graph: str) -> str:

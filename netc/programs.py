@@ -4,11 +4,15 @@ from collections.abc import Iterable, Mapping
 
 import onnx_ir as ir
 
-from netc.emit import Entry, Program
+from netc.emit import Entry, Program, is_training
 from netc.layers.base import Metric
 from netc.layers.context import StateTensor
 from netc.network import Network
+from netc.rewrite.packed_state import Packable, Packed, layout, pack
 from netc.spec.load import Loaded
+
+PACKED_ROLES = ("parameter", "optimizer", "statistic", "average")
+"""Roles of the state that is packed; all else is scalars that hosts read and set by name."""
 
 
 def output_entries(network: Network) -> dict[str, Entry]:
@@ -78,3 +82,33 @@ def use_averages(program: Program, averages: Mapping[str, str]) -> None:
             value.name = averages[name]
             taken[averages[name]] = {"role": "state"}
     program.inputs = {**program.inputs, **taken}
+
+
+def pack_state(programs: Mapping[str, Program], state: Iterable[StateTensor]) -> list[Packed]:
+    """Let all programs take the float32 tensors of the state in flat buffers; return these.
+
+    What a training program changes is in other buffers than what none does, so that frozen weights are not copied in
+    every step. What one phase changes and another does not counts as changed.
+    """
+    updates = {
+        name: {entry["feeds"]: output for output, entry in program.outputs.items() if entry["role"] == "next"}
+        for name, program in programs.items()
+        if is_training(name)
+    }
+    tensors = [
+        Packable(tensor.name, tensor.shape, tensor.layer)
+        for tensor in state
+        if tensor.role in PACKED_ROLES and tensor.dtype == ir.DataType.FLOAT
+    ]
+    changed = frozenset(name for fed in updates.values() for name in fed)
+    buffers = layout(tensors, changed)
+    packed = {tensor.name for buffer in buffers for tensor in buffer.tensors}
+    for name, program in programs.items():
+        if name == "infer":
+            continue  # its parameters are those that `fold` gives, by name
+        fed = {tensor: output for tensor, output in updates.get(name, {}).items() if tensor in packed}
+        program.graph = pack(program.graph, buffers, fed)
+        entries: dict[str, Entry] = {buffer.name: {"role": "state"} for buffer in buffers}
+        nexts: dict[str, Entry] = {f"{b.name}.next": {"role": "next", "feeds": b.name} for b in buffers}
+        program.inputs, program.outputs = {**program.inputs, **entries}, {**program.outputs, **nexts}
+    return buffers

@@ -376,15 +376,20 @@ def test_eval_json(netc: Netc, trained: Path) -> None:
 
 def test_export(netc: Netc, trained: Path) -> None:
     out = netc("export", str(trained), "-o", "out.onnx").splitlines()
-    assert out[0] == "exported out.onnx: 26,122 parameters, 0.1 MB"
+    assert out[0] == "exported out.onnx: 26,122 parameters, 107 kB, float32, opset 18"
     assert out[1].startswith("on 360 test samples it differs from the evaluation graph by at most ")
     assert Path("out.onnx").read_bytes() == (trained / "model.onnx").read_bytes()
 
 
 def test_export_json(netc: Netc, trained: Path) -> None:
     report = json.loads(netc("export", str(trained), "-o", "out.onnx", "--checkpoint", "best", "--json"))
-    assert report.keys() == {"event", "path", "checkpoint", "step", "parameters", "size", "agreement"}
-    assert report["agreement"].keys() == {"samples", "difference", "largest", "accuracy"}
+    assert report.keys() == {
+        "event", "path", "checkpoint", "step", "parameters", "size", "precision", "opset", "format", "softmax",
+        "calibration_samples", "weights", "not_folded", "agreement",
+    }  # fmt: skip
+    assert report["agreement"].keys() == {
+        "samples", "difference", "largest", "relative", "accuracy", "before", "after",
+    }  # fmt: skip
     assert (report["path"], report["parameters"]) == ("out.onnx", 26122)
     assert report["size"] == Path("out.onnx").stat().st_size
 

@@ -36,6 +36,7 @@ ROOMS = (
     "tuning",
     "emit",
     "programs",
+    "checks",
     "build",
     "arena",
     "memory",

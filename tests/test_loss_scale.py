@@ -50,7 +50,7 @@ def compiled(layers: list[dict[str, Any]] = LAYERS, target: Target = "cpu", **so
         "solver": {"max_iter": 100, "precision": "mixed", **rule, **solver},
         **({"phases": phases} if phases else {}),
     }
-    return build(load(parse_tree(yaml.safe_dump(spec), "net.yaml")), target)
+    return build(load(parse_tree(yaml.safe_dump(spec), "net.yaml")), target, packs=False)  # state is fed by name
 
 
 def runner(artifact: Artifact) -> Runner:

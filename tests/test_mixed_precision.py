@@ -89,7 +89,7 @@ def compiled(layers: str, target: Target = "cuda", **solver: Any) -> Artifact:
     spec = yaml.safe_load(SPEC)
     spec["layers"] = yaml.safe_load(layers)
     spec["solver"] |= solver
-    return build(load(parse_tree(yaml.safe_dump(spec), "net.yaml")), target)
+    return build(load(parse_tree(yaml.safe_dump(spec), "net.yaml")), target, packs=False)  # state is fed by name
 
 
 def batch(seed: int = 0) -> Arrays:

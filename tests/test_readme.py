@@ -7,7 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -26,13 +28,14 @@ def commands() -> list[str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what the README refers to, and the run that `make train` leaves."""
+    """A folder with what the README refers to, the run that `make train` leaves, and what is exported of it."""
     folder = tmp_path_factory.mktemp("readme")
     (spec,) = blocks("yaml")
     (folder / "tiny_dsn.yaml").write_text(spec, encoding="utf-8")
     installed = shutil.ignore_patterns("node_modules", "generated")
     shutil.copytree(ROOT / "examples", folder / "examples", ignore=installed)
-    run(folder, "netc train lenet_dsn --run runs/lenet_dsn")
+    for command in PREPARED:
+        run(folder, command)
     return folder
 
 
@@ -45,12 +48,18 @@ def run(folder: Path, command: str) -> str:
     return result.stdout
 
 
-RUNNABLE = [c for c in commands() if re.match(r"(netc|\.venv/bin/(netc|python)) ", c) and c != "netc train lenet_dsn"]
+# Others use what these leave.
+PREPARED = ("netc train lenet_dsn --run runs/lenet_dsn", ".venv/bin/netc export runs/lenet_dsn -o lenet.onnx --softmax")
+RUNNABLE = [
+    command
+    for command in commands()
+    if re.match(r"(netc|\.venv/bin/(netc|python)) ", command) and command not in ("netc train lenet_dsn", *PREPARED)
+]
 
 
 def test_the_commands_are_found() -> None:
     assert len(RUNNABLE) == 9
-    assert {"make train", "make test"} <= set(commands())
+    assert {"make train", "make test", PREPARED[1]} <= set(commands())
 
 
 @pytest.mark.parametrize("command", RUNNABLE)
@@ -69,9 +78,17 @@ def test_the_commands_of_make_reach_what_the_readme_promises(folder: Path) -> No
 def test_the_program_is_the_example(folder: Path) -> None:
     (program,) = blocks("python")
     assert program.strip() in (ROOT / "examples" / "classify.py").read_text(encoding="utf-8")
-    said = run(folder, "python examples/classify.py runs/lenet_dsn/model.onnx examples/digits.npy")
-    # The labels of the eight digits in examples/digits.npy.
-    assert [line.split()[0] for line in said.splitlines()] == list("18417781")
+    paths = list[str]()
+    for index, digit in enumerate(np.load(ROOT / "examples" / "digits.npy")):
+        grey = np.rint(digit[0] / 16 * 255).astype(np.uint8)
+        image = Image.fromarray(grey) if index % 2 else Image.fromarray(np.stack([grey] * 3, axis=-1))
+        image.save(folder / f"{index}.png")
+        paths.append(f"{index}.png")
+    said = run(folder, f"python examples/classify.py lenet.onnx {' '.join(paths)} examples/seven.png").splitlines()
+    # The labels of the eight digits in examples/digits.npy, and that of the image.
+    assert [line.split()[1] for line in said] == list("184177817")
+    (same,) = run(folder, "netc predict runs/lenet_dsn examples/seven.png").splitlines()
+    assert same.split()[1:3] == said[-1].split()[1:3]
 
 
 def test_links_lead_somewhere() -> None:

@@ -25,7 +25,7 @@ Operand = ir.Value | np.ndarray | float | int | Sequence[int] | None
 
 
 # What a node can be part of; nodes are named LAYER/PART/OPERATOR.
-Part = Literal["forward", "recompute", "grad", "update", "preprocess", "weight", "keys", "copy", "monitor"]
+Part = Literal["forward", "recompute", "grad", "update", "preprocess", "weight", "keys", "copy", "monitor", "packing"]
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ the strided slice, so each plane is spread by the strides and moved to the tap's
 
 The tap u = b * s + a of the window i lies in the row (i + b) * s + a. Taps of one remainder a are therefore added as
 they are, moved by b, and the s * s sums are interleaved once. Reason: OpenVINO computes Indices with a reference kernel
-on one thread, 47 ms where the plain pooling takes one; equalities and sums stream. A NaN in x sends dy nowhere in its
-windows, not to one element.
+on one thread, 47 ms where the plain pooling takes one; equalities and sums stream. WebGPU has no kernel for Indices at
+all, nor for `and` and `or`, which numbers stand for there. A NaN in x sends dy nowhere in its windows, not to one
+element.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,15 @@ from netc.rewrite.replay import Inputs
 
 def without_indices(g: GraphBuilder, site: Site, inputs: Inputs) -> Sequence[ir.Value] | None:
     """Rewrite the scatter of a gradient to the Indices of a two-dimensional MaxPool without dilations."""
+    return _by_taps(g, inputs, logical=True)
+
+
+def without_logic(g: GraphBuilder, site: Site, inputs: Inputs) -> Sequence[ir.Value] | None:
+    """Rewrite it as `without_indices` does, with the numbers 0 and 1 for false and true, which is exact."""
+    return _by_taps(g, inputs, logical=False)
+
+
+def _by_taps(g: GraphBuilder, inputs: Inputs, logical: bool) -> Sequence[ir.Value] | None:
     pool, spread = scattered_by(inputs)
     if pool is None or spread is None:
         return None
@@ -60,11 +70,16 @@ def without_indices(g: GraphBuilder, site: Site, inputs: Inputs) -> Sequence[ir.
                 np.array(strides, np.int64),
             )
             equal = g.Equal(tap, y)
-            first = equal if found is None else g.And(equal, g.Not(found))
-            found = equal if found is None else g.Or(found, equal)
+            if not logical:
+                equal = g.Cast(equal, to=spread.dtype)
+                first = equal if found is None else equal * (1.0 - found)
+                found = first if found is None else found + first
+            else:
+                first = equal if found is None else g.And(equal, g.Not(found))
+                found = equal if found is None else g.Or(found, equal)
             (down, row), (across, column) = divmod(u, strides[0]), divmod(v, strides[1])
             begins, ends = [down, across], [steps[0] - down, steps[1] - across]
-            moved = g.Cast(first, to=spread.dtype) * spread
+            moved = (g.Cast(first, to=spread.dtype) if logical else first) * spread
             if any((*begins, *ends)):
                 moved = g.Pad(moved, np.array([0, 0, *begins, 0, 0, *ends], np.int64))
             before = sums.get((row, column))

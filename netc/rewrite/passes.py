@@ -25,6 +25,8 @@ from netc.rewrite import (
     overlapping_pool_gradient,
     shifted_weight_gradient,
     signed_bits,
+    single_precision,
+    webgpu_operators,
     weight_gradient,
 )
 from netc.rewrite.lowerings import PLAIN, Lowerings, name_of
@@ -58,7 +60,12 @@ RULES: dict[Target, dict[str, Sequence[ReplayRule]]] = {
         "Reshape": (average_pool_gradient.upsample,),
         "ScatterElements": (max_pool_gradient.without_indices, overlapping_pool_gradient.without_indices),
     },
-    "web": {"ScatterElements": (max_pool_gradient.without_indices,)},
+    # Not for speed: WebGPU refuses a MaxPool with Indices when it runs.
+    "web": {"ScatterElements": (max_pool_gradient.without_indices, overlapping_pool_gradient.without_logic)},
+}
+# What is put right last, since the rules before it place such nodes too: one table after the other.
+ENDINGS: dict[Target, Sequence[Rules]] = {
+    "web": (single_precision.RULES, webgpu_operators.RULES, webgpu_operators.COPIES)
 }
 
 
@@ -79,7 +86,14 @@ def optimize_step(graph: ir.Graph, platform: Platform) -> ir.Graph:
     order = partial(chosen.rules, required=False)
     if target == "cpu":
         possible = _regions(possible, platform)
-    return clean(replay(clean(possible), RULES[target], dtype, chosen.note, order).graph)
+    return end(replay(clean(possible), RULES[target], dtype, chosen.note, order).graph, platform)
+
+
+def end(graph: ir.Graph, platform: Platform) -> ir.Graph:
+    """Clean a graph, and put right what its engine cannot execute but earlier rewrites may place."""
+    for rules in ENDINGS.get(platform.target, ()):
+        graph = replay(clean(graph), rules, platform.dtype).graph
+    return graph if platform.target in ENDINGS else clean(graph)
 
 
 def _regions(graph: ir.Graph, platform: Platform) -> ir.Graph:

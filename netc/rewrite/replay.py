@@ -49,6 +49,24 @@ def replay(
     new: dict[ir.Value, ir.Value] = {}
     for value in graph.inputs:
         new[value] = g.input(str(value.name), value.dtype or dtype, shape_of(value))
+    replay_nodes(g, graph, new, rules, replaced, order)
+    for value in graph.outputs:
+        g.output(str(value.name), new[value])
+    return g
+
+
+def replay_nodes(
+    g: GraphBuilder,
+    graph: ir.Graph,
+    new: dict[ir.Value, ir.Value],
+    rules: Rules,
+    replaced: Callable[[Site], None] | None = None,
+    order: Callable[[Site, Sequence[ReplayRule]], Sequence[ReplayRule]] = lambda site, rules: rules,
+) -> None:
+    """Append the constants and nodes of a graph to `g`, with `rules` applied.
+
+    `new` has what its inputs are in `g`, and gets what all its other values are there.
+    """
     for value in graph.initializers.values():
         if value.const_value is not None:
             new[value] = g.constant(value.const_value.numpy())
@@ -67,6 +85,3 @@ def replay(
             with g.origin(origin):
                 outputs = g.ops(node.op_type, *inputs, num_outputs=len(node.outputs), **Site(node).attributes())
         new.update(zip(node.outputs, outputs, strict=False))
-    for value in graph.outputs:
-        g.output(str(value.name), new[value])
-    return g

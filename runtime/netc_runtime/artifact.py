@@ -2,11 +2,13 @@
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from dataclasses import field as field_of
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 
 from netc_runtime.arrays import Array, shape_text
 from netc_runtime.entries import InitFrom, Phase, digests_of, monitors_of
@@ -14,6 +16,7 @@ from netc_runtime.errors import DamagedFileError, DriverError, ExitCode
 from netc_runtime.files import digest_of, read_bounded
 from netc_runtime.interface import Interface, TensorSpec
 from netc_runtime.jsonfields import MalformedError, field, objects, optional, parse_object
+from netc_runtime.packing import Packing
 from netc_runtime.tensorfile import TensorFile
 
 FORMAT = "netc.artifact"
@@ -65,7 +68,10 @@ class Artifact:
     `population_batches` is how many training batches the population statistics are the averages of; 0 without any.
     `iter_size` is how many runs of the training program, each on `batch_size` samples, make one update.
     `monitors` names for each training program the one that monitors it; empty unless the run is monitored.
-    `digests` holds the SHA-256 of files by name; a manifest may have none.
+    `digests` holds the SHA-256 of files by name; a manifest may have none. `replaced` holds the programs that take the
+    place of those on disk.
+    `is_package` says that it is a training package, without the programs that serve neither training nor export.
+    `packing` says how programs take the state, which everything but them knows by the names of its tensors.
     """
 
     folder: Path
@@ -80,11 +86,14 @@ class Artifact:
     files: Mapping[str, str]
     monitors: Mapping[str, str]
     digests: Mapping[str, str]
+    packing: Packing
     target: str | None = None
     population_batches: int = 0
     iter_size: int = 1
     init_from: InitFrom | None = None
     phases: tuple[Phase, ...] = (Phase("train"),)
+    is_package: bool = False
+    replaced: Mapping[str, bytes] = field_of(default_factory=dict)
 
     @classmethod
     def load(cls, folder: Path) -> "Artifact":
@@ -130,6 +139,7 @@ class Artifact:
             files[key] = field(entry, "file", str)
             if Path(files[key]).name != files[key]:  # a manifest must not reach outside its folder
                 raise MalformedError(f'the graph "{key}" has the file "{files[key]}", which is not a plain file name')
+        state = tuple(map(TensorSpec.parse, objects(manifest, "state")))
         artifact = cls(
             folder=folder,
             name=field(manifest, "name", str),
@@ -137,7 +147,8 @@ class Artifact:
             batch_size=field(manifest, "batch_size", int),
             spec_hash=field(manifest, "spec_hash", str),
             spec=field(manifest, "spec", dict),
-            state=tuple(map(TensorSpec.parse, objects(manifest, "state"))),
+            state=state,
+            packing=Packing.parse(manifest, state),
             metrics=tuple(
                 Metric(field(entry, "name", str), field(entry, "kind", str), optional(entry, "layer", str))
                 for entry in objects(manifest, "metrics")
@@ -151,6 +162,7 @@ class Artifact:
             phases=tuple(
                 map(Phase.parse, objects(manifest, "phases") if manifest.get("phases") else [{"graph": "train"}])
             ),
+            is_package="package" in manifest,
             monitors=monitors_of(manifest),
             digests=digests_of(manifest),
         )
@@ -200,13 +212,18 @@ class Artifact:
                     )
 
     def _check_references(self) -> None:
-        state = {spec.name for spec in self.state}
+        state = {spec.name: spec for spec in self.packing.specs(self.state)}
         training = {phase.graph for phase in self.phases}
         for key, graph in self.graphs.items():
             inputs, outputs = {spec.name for spec in graph.inputs}, {spec.name for spec in graph.outputs}
             for spec in graph.inputs_of("state"):
                 if spec.name not in state:
-                    raise MalformedError(f'{key} takes the state "{spec.name}", which is not declared')
+                    what = "is packed" if spec.name in {own.name for own in self.state} else "is not declared"
+                    raise MalformedError(f'{key} takes the state "{spec.name}", which {what}')
+                if (spec.shape, spec.dtype) != (state[spec.name].shape, state[spec.name].dtype):
+                    raise MalformedError(
+                        f'{key} takes the state "{spec.name}" as {spec.dtype} {shape_text(spec.shape)}'
+                    )
             for spec in graph.outputs_of("next"):
                 if spec.feeds not in state:
                     raise MalformedError(
@@ -309,10 +326,25 @@ class Artifact:
 
     def content(self, key: str) -> bytes:
         """Return the bytes of an ONNX file; raises DamagedFileError unless they are those that were written."""
+        if key in self.replaced:
+            return self.replaced[key]
         path = self.file(key)
         content = read_bounded(path, _PROGRAM_LIMIT)
         self._require_digest(path, lambda: hashlib.sha256(content).hexdigest())
         return content
+
+    def with_programs(self, programs: Mapping[str, bytes]) -> "Artifact":
+        """Return the artifact with other ONNX files for some of its graphs, which describe themselves.
+
+        Raises MalformedError if they do not, or do not fit the rest.
+        """
+        graphs = dict(self.graphs)
+        for key, content in programs.items():
+            entries = {entry.key: entry.value for entry in onnx.load_model_from_string(content).metadata_props}
+            graphs[key] = Interface.parse(parse_object(entries.get("netc.interface", "")))
+        changed = replace(self, graphs=graphs, replaced={**self.replaced, **programs})
+        changed._check_references()
+        return changed
 
     def initial_state(self) -> dict[str, Array]:
         """Return the first state; raises DamagedFileError if the file does not match the manifest."""

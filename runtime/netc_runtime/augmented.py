@@ -23,6 +23,12 @@ def augmented_samples(artifact: Artifact, source: Source, draws: int, host: Host
     step, so that they are the same in every call. The samples fill batches of the size of a training step, since a
     mixed sample is mixed with its neighbour. Raises DriverError (2) if the artifact augments no image.
     """
+    if AUGMENT not in artifact.graphs and artifact.is_package:
+        raise DriverError(
+            f"{artifact.folder} is a training package, which has no {AUGMENT}.onnx; use the artifact that netc compile "
+            "writes",
+            ExitCode.USAGE,
+        )
     if AUGMENT not in artifact.graphs:
         raise DriverError(f"{artifact.name} has no augmentation; give the spec data.augment", ExitCode.USAGE)
     graph = artifact.graph(AUGMENT)
@@ -33,7 +39,7 @@ def augmented_samples(artifact: Artifact, source: Source, draws: int, host: Host
     if output is None:
         raise DriverError(f"the augmentation of {artifact.name} changes no image", ExitCode.USAGE)
     program = load_program(artifact.file(AUGMENT), host or Host("cpu"), graph, artifact.content(AUGMENT))
-    program.fix(artifact.initial_state() | data_statistics(artifact, source.train))
+    program.fix(artifact.packing.pack(artifact.initial_state() | data_statistics(artifact, source.train)))
     size = artifact.batch_size
 
     def run(indices: npt.NDArray[np.intp], number: int) -> Array:

@@ -81,6 +81,16 @@ class Position:
         """Return the position of a run without any step."""
         return cls(step=0, epoch=0, cursor=0, evaluated=False, sums={}, rates={}, best=None)
 
+    @classmethod
+    def at(cls, step: int, steps_per_epoch: int, is_end: bool) -> "Position":
+        """Return the position of a run that starts after so many steps, about whose past nothing else is known.
+
+        Before the end, the state of that step counts as evaluated: whoever made it has done with it.
+        """
+        epoch, cursor = divmod(step, steps_per_epoch)
+        evaluated = step > 0 and not is_end
+        return cls(step=step, epoch=epoch, cursor=cursor, evaluated=evaluated, sums={}, rates={}, best=None)
+
     def require_epochs_of(self, steps: int, path: Path) -> None:
         """Raise DamagedFileError unless epochs of so many steps lead to this position, which `path` recorded."""
         if self.cursor > steps or self.step != self.epoch * steps + self.cursor:
@@ -215,6 +225,12 @@ class Checkpoint:
             netc_version=field(metadata, "netc_version", str),
             engine=field(metadata, "engine", str),
         )
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a safetensors file says that it is a checkpoint, sound or not; raises DriverError as `load_state`."""
+    with TensorFile(path) as file:
+        return _METADATA_KEY in file.metadata
 
 
 def load_state(path: Path) -> dict[str, Array]:

@@ -64,7 +64,8 @@ def _origin(
     if batch:
         culprit = next(iter(_samples(feeds[batch[0]], samples)), "the batch")
         return f'{culprit} has a value of "{batch[0]}" that is not finite'
-    state = sorted(sources & feeds.keys())
+    named = artifact.packing.unpack({name: feeds[name] for name in sources & feeds.keys()})
+    state = sorted(name for name, array in named.items() if not np.isfinite(array).all())
     if state:
         return f"the state was not finite already before this step ({', '.join(state)})"
     # Emitted graphs are in topological order, and a sort keeps it.

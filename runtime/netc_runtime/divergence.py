@@ -24,7 +24,7 @@ def account(
     `restart` takes `updates` back to the last checkpoint and returns its step.
     """
     feeds, origin = updates.program.last_feeds(), ""
-    state = {spec.name for spec in updates.artifact.state}
+    state = {spec.name for spec in updates.artifact.packing.specs(updates.artifact.state)}
     if feeds is not None and (indices is None or not_finite({name: feeds[name] for name in feeds.keys() & state})):
         # A gradient went wrong in an earlier step, which only the next loss or the end of the epoch shows.
         found = _first_bad(updates, restart, step)

@@ -6,8 +6,10 @@ from pathlib import Path
 
 from netc_runtime.artifact import Artifact
 from netc_runtime.errors import DriverError, ExitCode
+from netc_runtime.external import Weights
 from netc_runtime.files import read_bounded, refuse_spec
 from netc_runtime.interface import Interface
+from netc_runtime.seal import is_ort_format
 from netc_runtime.session import Device, Host, Program, refuse_external_data
 
 _LIMIT = 2 << 30  # what one protobuf message can hold
@@ -21,28 +23,34 @@ def load_program(
     content: bytes | None = None,
     steady: bool = False,
     trace: Path | None = None,
+    weights: Weights | None = None,
 ) -> Program:
     """Load one ONNX file.
 
     `interface` None takes the description that the file carries itself; `content` is the file's bytes where it
-    is not written yet. A `steady` program has fixed shapes and is run by `bind` alone, so that an engine may capture
-    what it does. `trace` is an empty folder, for programs that record their kernels there or in memory. Raises
-    DriverError: 3 if the engine is missing or `cuda` was asked for and is not active, 2 if the file does not exist, 1
-    if it cannot be loaded.
+    is not written yet, and `weights` the file with its tensors that lie outside. A `steady` program has fixed shapes
+    and is run by `bind` alone, so that an engine may capture what it does. `trace` is an empty folder, for programs
+    that record their kernels there or in memory. Raises DriverError: 3 if the engine is missing or `cuda` was asked
+    for and is not active, 2 if the file does not exist, 1 if it cannot be loaded.
     """
     require_engine(host.device)
     if content is None and not path.is_file():
         raise DriverError(f"{path} does not exist or is not a file", ExitCode.USAGE)
     refuse_spec(path)
     content = content or read_bounded(path, _LIMIT)
-    refuse_external_data(path, content)
+    outside = {} if weights is None else weights.arrays(path, content)
+    refuse_external_data(path, content, frozenset(outside))
     if _runs_on_openvino(host.device):
         from netc_runtime.openvino_program import OpenVINOProgram
 
-        return OpenVINOProgram(path, host, interface, content, trace is not None)
+        if is_ort_format(content):
+            raise DriverError(
+                f"{path} is in ORT format, which only ONNX Runtime runs; export it as .onnx", ExitCode.USAGE
+            )
+        return OpenVINOProgram(path, host, interface, content, trace is not None, weights)
     from netc_runtime.onnxruntime_program import OnnxRuntimeProgram
 
-    return OnnxRuntimeProgram(path, host, interface, content, steady, trace)
+    return OnnxRuntimeProgram(path, host, interface, content, steady, trace, outside)
 
 
 def host_for_training(artifact: Artifact, host: Host) -> Host:

@@ -89,7 +89,7 @@ class Evaluator:
     def __init__(self, artifact: Artifact, host: Host) -> None:
         graph = artifact.graph("eval")
         self._program = load_program(artifact.file("eval"), host, graph, artifact.content("eval"))
-        self._inputs = graph.inputs_of("batch")
+        self._inputs, self._packing = graph.inputs_of("batch"), artifact.packing
         self._metrics = artifact.metrics
         self.batch_size = evaluation_size(self._inputs)
         self.metrics_declared = graph.outputs_of("metric")
@@ -132,7 +132,7 @@ class Evaluator:
         before_batch: Callable[[], None] = lambda: None,
     ) -> Iterator[dict[str, Array]]:
         """Yield the named outputs for one batch of the split after another, in order."""
-        self._program.fix(state)
+        self._program.fix(self._packing.pack(state))
         for batch in evaluation_batches(split, self._inputs, self.batch_size):
             before_batch()
             yield self._program(batch, outputs)
@@ -218,7 +218,7 @@ def evaluate_run_views(
     data = data_section(artifact.spec, data_overrides)
     graph, host = artifact.graph("eval"), host or Host()
     program = load_program(artifact.file("eval"), host, graph, artifact.content("eval"))
-    program.fix(found.state)
+    program.fix(artifact.packing.pack(found.state))
     scores = class_scores(run, graph.outputs_of("output"))
     report = _accuracy(run, program, scores, open_source(data), views_of(data))
     return replace(report, step=found.position.step, checkpoint=path)

@@ -39,7 +39,7 @@ class DropoutSampler:
         if seed is not None:
             seeds = [spec for spec in artifact.state if spec.role == "seed"]
             state = {**state, **{spec.name: np.full(spec.static_shape, seed, spec.dtype) for spec in seeds}}
-        self._program.fix(state)
+        self._program.fix(artifact.packing.pack(state))
 
     def moments(self, samples: Sequence[Array], masks: int) -> Iterator[tuple[Array, Array]]:
         """Yield mean and standard deviation of each sample's probabilities over `masks` masks, in float64.
@@ -93,6 +93,12 @@ def predict_with_dropout(
         raise DriverError(f"the seed of the masks should be from 0 to {MOST_SEED}, not {seed}", ExitCode.USAGE)
     folder = RunFolder(run)
     artifact = folder.load_artifact()
+    if SAMPLE not in artifact.graphs and artifact.is_package:
+        raise DriverError(
+            f"{run} was trained by a training package, which has no {SAMPLE}.onnx; predict without masks, or use the "
+            "artifact that netc compile writes",
+            ExitCode.USAGE,
+        )
     if SAMPLE not in artifact.graphs:
         raise DriverError(
             f"{run} has no dropout to sample: no Dropout or StochasticDepth of the test phase acts on the outputs of "

@@ -13,6 +13,7 @@ from netc_runtime.counts import fitting_names
 from netc_runtime.data.base import Samples, Split
 from netc_runtime.engines import load_program
 from netc_runtime.errors import DriverError, ExitCode, NotExportedError
+from netc_runtime.external import Weights, read_weights
 from netc_runtime.files import read_bounded
 from netc_runtime.interface import TensorSpec
 from netc_runtime.jsonfields import MalformedError, parse_object
@@ -33,11 +34,12 @@ class Model:
     """A model.onnx, loaded.
 
     `data` is the spec's data section, `value_range` the smallest and largest raw value to feed, `classes` a name for
-    each score (nothing if it does not classify). `content` holds the bytes of a model that is not written yet.
-    Raises DriverError: 2 if the file does not exist, 3 without ONNX Runtime, 1 if netc did not export it.
+    each score (nothing if it does not classify). `content` holds the bytes of a model that is not written yet, and
+    `weights` the file beside it, if any. Raises DriverError: 2 if the file does not exist, 3 without ONNX Runtime, 1 if
+    netc did not export it.
     """
 
-    def __init__(self, path: Path, host: Host, content: bytes | None = None) -> None:
+    def __init__(self, path: Path, host: Host, content: bytes | None = None, weights: Weights | None = None) -> None:
         self.path = path
         if content is None and not path.is_file():
             is_lost = path.name == "model.onnx" and (path.parent / "artifact").is_dir()
@@ -50,7 +52,8 @@ class Model:
         if content is None:
             content = read_bounded(path, _LIMIT)
             require_seal(path, content)
-        self.program = load_program(path, host, content=content)
+            weights = read_weights(path, content)
+        self.program = load_program(path, host, content=content, weights=weights)
         self.inputs = self.program.interface.inputs_of("batch")
         self.outputs = self.program.interface.outputs_of("output")
         self.data: Mapping[str, Any] = self._read(DATA_KEY, parse_object)
@@ -115,7 +118,14 @@ def classifies(spec: TensorSpec) -> bool:
 
 def probabilities(result: Array, scores: TensorSpec) -> Array:
     """Return what an output [n, classes, ...] means: logits after a softmax over the classes, all else as it is."""
-    if scores.activation != "logits":
+    return activated(result, "logits") if scores.activation == "logits" else result
+
+
+def activated(result: Array, activation: str | None) -> Array:
+    """Return what a loss makes of an output [n, classes, ...]: "logits" a softmax over axis 1, "sigmoid" of each."""
+    if activation == "sigmoid":
+        return np.asarray((1 + np.tanh(result / 2)) / 2)  # which overflows nowhere
+    if activation != "logits":
         return result
     powers = np.exp(result - result.max(axis=1, keepdims=True))
     shares: Array = powers / powers.sum(axis=1, keepdims=True)

@@ -140,12 +140,13 @@ class OnnxRuntimeProgram(Program):
         content: bytes,
         steady: bool = False,
         trace: Path | None = None,
+        outside: Mapping[str, Array] | None = None,
     ) -> None:
         super().__init__(path)
         self.ort = import_onnxruntime()
         self.engine = engine_of(self.ort)
         offered = offers_cuda(self.ort, host)
-        self._load = partial(_load, self.ort, content, host, trace)
+        self._load = partial(_load, self.ort, content, host, trace, outside or {})
         self._session: Any = None
         captured, refusal = offered and steady and host.cuda.graph and trace is None, ""
         if captured:
@@ -303,7 +304,16 @@ class _Runs:
         self._has_run = True
 
 
-def _load(ort: ModuleType, content: bytes, host: Host, trace: Path | None, offered: bool, captured: bool) -> Any:
+def _load(
+    ort: ModuleType,
+    content: bytes,
+    host: Host,
+    trace: Path | None,
+    outside: Mapping[str, Array],
+    offered: bool,
+    captured: bool,
+) -> Any:
+    """Return a session; `outside` holds the initializers that are not in `content`, by name."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = host.thread_count
     options.log_severity_level = _FATAL_ONLY if captured else _ERRORS_ONLY  # a refused capture is no error
@@ -314,6 +324,9 @@ def _load(ort: ModuleType, content: bytes, host: Host, trace: Path | None, offer
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if trace is not None:
         OnnxRuntimeTrace.record(options, trace)
+    if outside:
+        values = [ort.OrtValue.ortvalue_from_numpy(array) for array in outside.values()]
+        options.add_external_initializers(list(outside), values)
     providers: list[Any] = [_CPU]
     if offered:
         _preload(ort)

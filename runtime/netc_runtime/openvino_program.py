@@ -6,6 +6,7 @@ the forward pass of training steps on the provider of the CPU.
 
 import contextlib
 import re
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +18,8 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from netc_runtime.arrays import Array
 from netc_runtime.errors import DriverError, ExitCode
+from netc_runtime.external import Weights
+from netc_runtime.files import storage_errors
 from netc_runtime.interface import Interface, TensorSpec
 from netc_runtime.openvino_trace import OpenVINOTrace
 from netc_runtime.session import Buffer, Host, Program, unreadable
@@ -62,7 +65,13 @@ class OpenVINOProgram(Program):
     """
 
     def __init__(
-        self, path: Path, host: Host, interface: Interface | None, content: bytes, traced: bool = False
+        self,
+        path: Path,
+        host: Host,
+        interface: Interface | None,
+        content: bytes,
+        traced: bool = False,
+        weights: Weights | None = None,
     ) -> None:
         super().__init__(path)
         self._openvino = import_openvino()
@@ -89,8 +98,8 @@ class OpenVINOProgram(Program):
         }
         _refuse_unsigned(path, model)
         core = self._openvino.Core()
-        with self._failures("cannot be loaded", model):
-            self._compiled: Any = core.compile_model(core.read_model(content), "CPU", options)
+        with self._failures("cannot be loaded", model), _readable(content, weights) as readable:
+            self._compiled: Any = core.compile_model(core.read_model(readable), "CPU", options)
         self.trace = OpenVINOTrace(self._compiled) if traced else None
         self._request = self._compiled.create_infer_request()
         self._fixed: set[str] = set()
@@ -169,6 +178,20 @@ class OpenVINOProgram(Program):
             culprit = next(iter(_culprits(str(error), model)), None) if model is not None else None
             reason = f"OpenVINO does not take the node {culprit}" if culprit else " ".join(lines[-1:]) or str(error)
             raise DriverError(f"{self.path} {what}: {reason}; use another --device") from error
+
+
+@contextlib.contextmanager
+def _readable(content: bytes, weights: Weights | None) -> Iterator[bytes | Path]:
+    """Yield what OpenVINO reads a model from: its bytes, or a file with its weights beside it."""
+    if weights is None:
+        yield content
+        return
+    with tempfile.TemporaryDirectory(prefix="netc-") as scratch:
+        path = Path(scratch) / "model.onnx"
+        with storage_errors("write", path):
+            path.write_bytes(content)
+            path.with_name(weights.name).write_bytes(weights.content)
+        yield path
 
 
 def onnx_metadata(model: onnx.ModelProto) -> dict[str, str]:

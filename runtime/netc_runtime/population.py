@@ -27,7 +27,7 @@ class Population:
         self._graph = artifact.graph(POPULATION)
         host = host_for_training(artifact, host)
         self._program = load_program(artifact.file(POPULATION), host, self._graph, artifact.content(POPULATION))
-        self._batch_size = artifact.batch_size
+        self._batch_size, self._packing = artifact.batch_size, artifact.packing
         self._batches = artifact.population_batches
         self._dtypes = {spec.name: spec.dtype for spec in artifact.state}
         self._feeds = {spec.name: str(spec.feeds) for spec in self._graph.outputs_of("statistic")}
@@ -42,7 +42,7 @@ class Population:
         The batches depend on `seed` alone: equal arguments give equal bits. Each batch counts as a step of its own
         for what is random in a layer. Averages are taken in float64. What `before_batch` raises ends the computation.
         """
-        self._program.fix(state)
+        self._program.fix(self._packing.pack(state))
         sums = {name: np.zeros(state[name].shape, np.float64) for name in self._feeds.values()}
         for number, indices in enumerate(self._indices(sample_count(split), seed)):
             before_batch()

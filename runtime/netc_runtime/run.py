@@ -14,6 +14,7 @@ from netc_runtime.checkpoint import Best, Checkpoint, Newest, checkpoint_path, c
 from netc_runtime.errors import DriverError, ExitCode
 from netc_runtime.files import remove_stale_temporaries, storage_errors, sync, write_atomically
 from netc_runtime.specs import require_same_spec
+from netc_runtime.weights import load_weights
 from netc_runtime.yamltext import to_yaml
 
 _LOCK = b"netc: whoever trains here holds a lock on this file\n"
@@ -50,7 +51,12 @@ class RunFolder:
         return "there is no checkpoint yet to continue from, so run the command again"
 
     def load_artifact(self) -> Artifact:
-        """Return the run's own copy of the artifact; raises DriverError (2) if there is none."""
+        """Return the run's own copy of the artifact, or the artifact that the folder itself is.
+
+        Raises DriverError (2) if there is none.
+        """
+        if not self.artifact.is_dir() and (self.path / MANIFEST).is_file():
+            return Artifact.load(self.path)
         # Without artifact/ the process that replaced it ended between its two renames.
         folder = self.artifact if self.artifact.is_dir() else self._outgoing
         if not folder.is_dir():
@@ -207,6 +213,8 @@ class RunFolder:
     def find(self, which: str, artifact: Artifact, warn: Callable[[str], None]) -> tuple[Path, Checkpoint]:
         """Return the checkpoint `which`: "last" (the newest sound one), "best", or the path of a file.
 
+        The file may be one that another host saved; then it has a state and a step, and remembers nothing else.
+
         Raises DriverError: 2 if there is none or it is of another spec, 1 if it is damaged.
         """
         if which == "last":
@@ -217,13 +225,14 @@ class RunFolder:
         path = Path(which)
         if which == "best":
             path = self._best_path(artifact, warn)
-        elif not path.is_file():
+            return path, Checkpoint.load(path, artifact)
+        if not path.is_file():
             raise DriverError(
                 f"there is no checkpoint {which}; give last, best, or the path of a file such as "
                 f"{self.checkpoints / 'step_N.safetensors'}",
                 ExitCode.USAGE,
             )
-        return path, Checkpoint.load(path, artifact)
+        return path, load_weights(path, artifact)
 
     def _best_path(self, artifact: Artifact, warn: Callable[[str], None]) -> Path:
         if self.best.is_file():

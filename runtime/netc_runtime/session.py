@@ -174,8 +174,11 @@ def unreadable(path: Path) -> DamagedFileError:
     return DamagedFileError(f"{path} is not a readable ONNX model (damaged or truncated); export or compile it again")
 
 
-def refuse_external_data(path: Path, content: bytes) -> None:
-    """Raise DamagedFileError for a model whose tensors lie in other files, which it could name anywhere."""
+def refuse_external_data(path: Path, content: bytes, beside: frozenset[str] = frozenset()) -> None:
+    """Raise DamagedFileError for a model whose tensors lie in other files, which it could name anywhere.
+
+    `beside` are the tensors whose file has been read and proven.
+    """
     if _EXTERNAL not in content:
         return
     try:
@@ -189,7 +192,7 @@ def refuse_external_data(path: Path, content: bytes) -> None:
                 tensors += [attribute.t, *attribute.tensors]
                 graphs += [attribute.g, *attribute.graphs] if attribute.HasField("g") or attribute.graphs else []
         for tensor in tensors:
-            if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            if tensor.data_location == onnx.TensorProto.EXTERNAL and tensor.name not in beside:
                 raise DamagedFileError(
                     f'{path} keeps the tensor "{tensor.name}" in another file, which netc does not read; save the '
                     f"model as one file"

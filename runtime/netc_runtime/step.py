@@ -42,7 +42,8 @@ class TrainingStep:
         self._program = program
         self.device = program.device
         self.engine = program.engine
-        self._specs = {spec.name: spec for spec in artifact.state}
+        self._state, self._packing = artifact.state, artifact.packing
+        self._specs = {spec.name: spec for spec in artifact.packing.specs(artifact.state)}
         changing = graph.fed
         self._batch = program.bundle(graph.inputs_of("batch"))
         self._dataset = {} if dataset is None else dataset.buffers(program)
@@ -117,18 +118,19 @@ class TrainingStep:
 
     def state(self) -> dict[str, Array]:
         """Return copies of all state tensors."""
-        return {name: buffer.read() for name, buffer in self._sets[self._current].items()}
+        return self._packing.unpack({name: buffer.read() for name, buffer in self._sets[self._current].items()})
 
     def load_state(self, state: Mapping[str, Array]) -> None:
         """Overwrite all state; raises DriverError (1) for a tensor that is missing or of another shape or dtype."""
-        for name, spec in self._specs.items():
-            array = state.get(name)
+        for spec in self._state:
+            array = state.get(spec.name)
             if array is None or array.shape != spec.static_shape or array.dtype != np.dtype(spec.dtype):
                 found = "nothing" if array is None else f"{array.dtype} {list(array.shape)}"
-                raise DriverError(f'the state "{name}" should be {spec.dtype} {list(spec.shape)}, not {found}')
+                raise DriverError(f'the state "{spec.name}" should be {spec.dtype} {list(spec.shape)}, not {found}')
         self._has_run = False
+        packed = self._packing.pack(state)
         for name in self._specs:
-            self._sets[self._current][name].write(state[name])
+            self._sets[self._current][name].write(packed[name])
 
     def set_constant(self, name: str, value: float) -> None:
         """Fill a state tensor that no step changes (`max_steps`) with `value`.

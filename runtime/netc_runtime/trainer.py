@@ -12,7 +12,7 @@ import numpy as np
 
 from netc_runtime.arrays import Array
 from netc_runtime.artifact import Artifact
-from netc_runtime.checkpoint import Checkpoint, Newest, Position
+from netc_runtime.checkpoint import Checkpoint, Newest
 from netc_runtime.data import open_source
 from netc_runtime.data.base import Source
 from netc_runtime.data.batches import check_fit, sample_count
@@ -34,6 +34,7 @@ from netc_runtime.session import Host
 from netc_runtime.statistics import data_statistics
 from netc_runtime.transfer import InitReport, initialised
 from netc_runtime.updates import Updates, not_finite
+from netc_runtime.weights import start_of
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,8 @@ class _Session:
             self._plan.require_reach(resumed.checkpoint.position.step, f"the run {run.path}")
         host = self._chosen_host(resumed)
         state, self._init_report = self._first_state(artifact, resumed, reporter.warn)
-        step = resumed.checkpoint.position.step if resumed else 0
+        start = resumed.checkpoint.position if resumed else start_of(artifact, state, self._plan)
+        step = start.step
         self._updates = Updates(artifact, self._source, self._plan, host, state, step, is_new=resumed is None)
         self._evaluator = Evaluator(artifact, host)
         self._population = Population(artifact, host) if artifact.has_population else None
@@ -112,7 +114,7 @@ class _Session:
         self._updates.artifact = self._artifact
         if self._init_report is not None:
             run.record_init(self._init_report.as_dict())
-        self._position = resumed.checkpoint.position if resumed else Position.start()
+        self._position = start
         self._judge = Judge(artifact.metrics, self._plan.early_stopping)
         self._trained_steps, self._trained_seconds, self._since = 0, 0.0, time.monotonic()
         self._saved = resumed.path if resumed else None
@@ -382,7 +384,8 @@ class _Session:
     def _restart(self) -> int:
         """Take the updates back to the last checkpoint, or to the beginning without one; return its step."""
         if self._saved is None:
-            step, (state, _) = 0, self._first_state(self._artifact, None, lambda _: None)
+            state, _ = self._first_state(self._artifact, None, lambda _: None)
+            step = start_of(self._artifact, state, self._plan).step
         else:
             saved = Checkpoint.load(self._saved, self._artifact)
             step, state = saved.position.step, dict(saved.state)

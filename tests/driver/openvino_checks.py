@@ -15,8 +15,9 @@ from netc_runtime.checkpoint import Checkpoint
 from netc_runtime.engines import load_program
 from netc_runtime.errors import DamagedFileError, DriverError, ExitCode
 from netc_runtime.evaluate import evaluate_run
-from netc_runtime.export import export_run
+from netc_runtime.export import ExportOptions, export_run
 from netc_runtime.interface import Interface
+from netc_runtime.model import Model
 from netc_runtime.resident import DATASET, Dataset
 from netc_runtime.run import RunFolder
 from netc_runtime.session import Host
@@ -271,3 +272,24 @@ def test_a_missing_openvino_is_one_sentence(dropout: Path, monkeypatch: pytest.M
         TrainingStep(artifact, artifact.initial_state(), OPENVINO)
     assert caught.value.exit_code == ExitCode.ENVIRONMENT
     assert str(caught.value) == 'OpenVINO is not installed; install it with: pip install "netc[openvino]"'
+
+
+def test_weights_beside_a_model_are_read(dropout: Path, tmp_path: Path) -> None:
+    """An export on this engine alone is verified by it, from what is not written yet."""
+    weights = str(dropout / "init.safetensors")
+    small = ExportOptions(external_above=1000)
+    report = export_run(dropout, tmp_path / "m.onnx", weights, OPENVINO, options=small)
+    assert report.weights == tmp_path / "m.onnx.data"
+    images = np.random.default_rng(0).uniform(0, 16, (3, 1, 28, 28)).astype(np.float32)
+    model, other = Model(report.path, OPENVINO), Model(report.path, CPU)
+    names = [spec.name for spec in model.outputs]
+    found, expected = (each.program({"image": images}, names) for each in (model, other))
+    for name in names:
+        np.testing.assert_allclose(found[name], expected[name], atol=1e-5 * np.abs(expected[name]).max())
+
+
+def test_ort_format_is_not_for_this_engine(dropout: Path, tmp_path: Path) -> None:
+    path = export_run(dropout, tmp_path / "m.ort", str(dropout / "init.safetensors"), CPU).path
+    with pytest.raises(DriverError, match=r"m\.ort is in ORT format, which only ONNX Runtime runs") as caught:
+        Model(path, OPENVINO)
+    assert caught.value.exit_code == ExitCode.USAGE

@@ -106,7 +106,7 @@ def test_the_exported_model_equals_eval_and_describes_itself(finished_run: Path,
     assert [entry["name"] for entry in json.loads(properties["netc.interface"])["inputs"]] == ["image"]
     assert set(properties) == {
         "netc.graph", "netc.name", "netc.version", "netc.spec_hash", "netc.interface", "netc.data",
-        "netc.value_range", "netc.classes", "netc.digest",
+        "netc.value_range", "netc.classes", "netc.export", "netc.digest",
     }  # fmt: skip
     assert "handmade at step 132" in proto.doc_string
 
