@@ -16,8 +16,8 @@ train: $(VENV)/installed
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal -rs
 
-# Packages of npm for the examples in JavaScript; without them their tests are skipped.
-examples: examples/browser/node_modules examples/node/node_modules
+# Packages of npm for the examples in JavaScript and C++; without them their tests are skipped.
+examples: examples/browser/node_modules examples/cpp/node_modules examples/node/node_modules
 
 examples/%/node_modules: examples/%/package-lock.json
 	cd examples/$* && npm ci --no-audit --no-fund
