@@ -336,8 +336,8 @@ class Artifact:
     def with_programs(self, programs: Mapping[str, bytes]) -> "Artifact":
         """Return the artifact with other ONNX files for some of its graphs, which describe themselves.
 
-        They take state by the names of its tensors. Of an artifact whose own programs take it packed, they are all that is
-        left then. Raises MalformedError if they do not say what goes in and out, or do not fit the rest.
+        They take state by the names of its tensors. Of an artifact whose own programs take it packed, they are all that
+        is left then. Raises MalformedError if they do not say what goes in and out, or do not fit the rest.
         """
         if not programs:
             return self
