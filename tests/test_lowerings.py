@@ -2,10 +2,13 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import pytest
+import torch
+from torch.nn import functional
 
 from netc import rewrite
 from netc.grad.engine import gradients
@@ -163,6 +166,53 @@ def test_batch_normalization_with_a_shared_scale_is_expanded() -> None:
     assert not trained(twice, x)
     plain, fast = both(twice, x, x[1:2])
     assert all(error(fast[output], value) < 1e-5 for output, value in plain.items())
+
+
+def dense(g: GraphBuilder, x: ir.Value, w: ir.Value) -> ir.Value:
+    """Normalise x and tanh(x) together, and then both and w x; what is returned depends on all of them."""
+
+    def normalised(joined: ir.Value) -> ir.Value:
+        zero, one = (g.constant(np.full(int(shape_of(joined)[1]), n), g.dtype) for n in (0.0, 1.0))
+        options: dict[str, Any] = {"training_mode": 1, "momentum": 0.0, "epsilon": 1e-3}
+        y = g.ops("BatchNormalization", joined, one, zero, zero, one, num_outputs=3, **options)[0]
+        return g.Mul(y, joined)  # a sum of squares of y alone would not depend on x
+
+    first = g.Concat(x, g.Tanh(x), axis=1)
+    second = g.Concat(first, g.Mul(x, w), axis=1)
+    return g.Concat(normalised(first), normalised(second), axis=1)
+
+
+@pytest.mark.parametrize(
+    ("target", "operator"), [("openvino", "ReduceL2"), ("cuda", "ReduceMean"), ("web", "ReduceMean")]
+)
+@pytest.mark.parametrize("shape", [(4, 3, 5, 2), (6, 3)])
+def test_joined_channels_are_summed_once(target: Target, operator: str, shape: tuple[int, ...]) -> None:
+    w = (1, *shape[1:])
+    nodes = optimize_step(step(dense, shape, w), Platform(target))
+    # CUDA reduces planes in two steps, the first of which alone reads them.
+    large = [
+        n
+        for n in nodes
+        if n.op_type == operator and n.inputs[0] is not None and len(shape_of(n.inputs[0])) == len(shape)
+    ]
+    assert len(large) == (3 if operator == "ReduceL2" else 6), "three parts, each with its mean and its variance"
+    rng = np.random.default_rng(SEED)
+    feed = {"x": rng.standard_normal(shape), "w": rng.standard_normal(w)}
+    fast = in_ort(step(dense, shape, w), feed, target)
+    for output, value in dense_gradients(feed).items():
+        assert error(fast[output], value) < 1e-5, output
+
+
+def dense_gradients(feed: Arrays) -> Arrays:
+    """Return what `step` of `dense` computes, by PyTorch in float64."""
+    x, w = (torch.tensor(feed[name], dtype=torch.float64, requires_grad=True) for name in ("x", "w"))
+    first = torch.cat([x, torch.tanh(x)], 1)
+    second = torch.cat([first, x * w], 1)
+    y = torch.cat(
+        [joined * functional.batch_norm(joined, None, None, training=True, eps=1e-3) for joined in (first, second)], 1
+    )
+    dx, dw = torch.autograd.grad((y * y).sum(), (x, w))
+    return {"dx": dx.numpy(), "dw": dw.numpy()}
 
 
 def test_scale_and_shift_of_channels_are_one_pass() -> None:

@@ -7,6 +7,10 @@ The last formula is the operator in inference mode fed with the statistics of th
 `expand_with_norm`: with var = norm(c)^2 / m, for m averaged elements a channel, its reduction squares as it reads, and
 the squares are not written to memory.
 
+A channel has the same statistics wherever it is joined to others, so that those of a Concat are the Concat of those of
+its parts. In a DenseNet, whose every layer normalizes all that came before it, each channel is summed once that way and
+not once a layer: the number of sums grows with the depth, not with its square.
+
 ONNX Runtime's CPU provider has the operator, and `keep` leaves it there: x is read twice and y written once, where the
 expansion writes c and its squares to memory too, which costs 3 to 4 times as much. With momentum 0 the running values
 that go in do not count. That kernel writes the new running values into the memory of the old ones, whoever else
@@ -72,10 +76,21 @@ def _expanded(
         return None
     _require_batch_statistics(site)
     x, scale, bias = (value for value in inputs[:3] if value is not None)
+    mean, var = _statistics(g, x, variance)
+    return g.BatchNormalization(x, scale, bias, mean, var, epsilon=site.attribute("epsilon")), mean, var
+
+
+def _statistics(
+    g: GraphBuilder, x: ir.Value, variance: Callable[[ir.Value, np.ndarray], ir.Value]
+) -> tuple[ir.Value, ir.Value]:
+    """Return mean and variance [C] of each channel, those of joined channels from what was joined."""
+    joint = x.producer()
+    if joint is not None and joint.op_type == "Concat" and Site(joint).attribute("axis") == 1:
+        means, variances = zip(*(_statistics(g, part, variance) for part in Site(joint).x), strict=True)
+        return g.Concat(*means, axis=0), g.Concat(*variances, axis=0)
     rank = len(shape_of(x))
     axes = np.array([0, *range(2, rank)], np.int64)
     mean = g.ReduceMean(x, axes, keepdims=0)
     # With as many axes as x: OpenVINO keeps channels last in memory only then.
     planes = np.array([1, -1] + [1] * (rank - 2), np.int64)
-    var = variance(x - (g.Reshape(mean, planes) if rank > 2 else mean), axes)
-    return g.BatchNormalization(x, scale, bias, mean, var, epsilon=site.attribute("epsilon")), mean, var
+    return mean, variance(x - (g.Reshape(mean, planes) if rank > 2 else mean), axes)
