@@ -20,7 +20,7 @@ test: $(VENV)/installed-test
 examples: examples/browser/node_modules examples/cpp/node_modules examples/node/node_modules
 
 examples/%/node_modules: examples/%/package-lock.json
-	cd examples/$* && npm ci --no-audit --no-fund
+	cd examples/$* && npm ci --no-audit --no-fund --fetch-retries=1
 	touch $@
 
 lint: $(VENV)/installed-test
