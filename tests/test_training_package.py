@@ -221,6 +221,34 @@ def test_weights_to_start_from_are_in_the_package(trained: Trained, tmp_path: Pa
     assert not np.array_equal(state["scores.weight"], last["scores.weight"])
 
 
+@pytest.mark.parametrize(
+    ("solver", "phases", "length"),
+    [
+        ({"max_epochs": 4}, [{"epochs": 1}, {}], 22),
+        ({"max_epochs": None, "max_iter": 60}, [{"iterations": 20}, {}], 20),
+        ({"max_epochs": None, "max_iter": 60}, [{"epochs": 2}, {}], 44),
+        ({"max_epochs": None, "max_iter": 60}, [], 60),
+    ],
+)
+def test_the_first_phase_has_the_length_that_the_driver_gives_it(
+    solver: dict[str, Any], phases: list[dict[str, Any]], length: int, tmp_path: Path
+) -> None:
+    artifact = written(tmp_path / "artifact", solver={**SPEC["solver"], **solver}, phases=phases)
+    pack_training(artifact, tmp_path / "package")
+    assert float(Artifact.load(tmp_path / "package").initial_state()["max_steps"]) == length
+
+
+def test_a_package_of_a_later_phase_keeps_its_length_when_it_is_packed_again(tmp_path: Path) -> None:
+    artifact = written(tmp_path / "artifact", phases=PHASES, solver={**SPEC["solver"], "max_epochs": 4})
+    train(TrainOptions(tmp_path / "run", artifact, CPU, stop_after_epochs=3), Recorder())
+    pack_training(tmp_path / "run", tmp_path / "first", "last")
+    pack_training(tmp_path / "first", tmp_path / "second")
+    states = [Artifact.load(tmp_path / name).initial_state() for name in ("first", "second")]
+    assert [int(state["step"]) for state in states] == [66, 66]
+    assert [float(state["phase_start"]) for state in states] == [22, 22]
+    assert [float(state["max_steps"]) for state in states] == [66, 66], "from step 22 to 88"
+
+
 @pytest.fixture
 def netc(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Netc:
     """`netc export --what train`."""

@@ -114,25 +114,34 @@ def _first_state(artifact: Artifact, warn: Callable[[str], None]) -> dict[str, A
     if artifact.init_from is not None:
         state, _ = initialised(artifact, artifact.init_from, warn)
     roles = {spec.role for spec in artifact.state}
-    has_length = "max_steps" in roles and artifact.spec.get("solver", {}).get("max_epochs") is not None
     data = data_section(artifact.spec)
     source: Source | None = None
     if not roles.isdisjoint(STATISTICS):
         source = open_source(data)
         state |= data_statistics(artifact, source.train)
-    elif has_length and not missing_data(data):
-        source = open_source(data)
-    if source is None and has_length:
-        warn(
-            "the training data is not on this machine, so that the length of training is not known: the host has to "
-            'set "max_steps" to the number of steps before the first one'
-        )
-    elif has_length and source is not None:
-        stage = Plan.of(artifact, sample_count(source.train)).stages[0]
+    if (
+        "max_steps" in roles and step_of(artifact, state) == 0
+    ):  # what has begun, as a package may have, keeps its length
+        length = _first_length(artifact, source or (None if missing_data(data) else open_source(data)))
         for spec in artifact.state:
-            if spec.role == "max_steps":
-                state[spec.name] = np.full(spec.static_shape, stage.end - stage.start, spec.dtype)
+            if spec.role == "max_steps" and length is not None:
+                state[spec.name] = np.full(spec.static_shape, length, spec.dtype)
+        if length is None:
+            warn(
+                "the training data is not on this machine, so that the length of training is not known: the host has "
+                'to set "max_steps" to the number of steps before the first one'
+            )
     return state
+
+
+def _first_length(artifact: Artifact, source: Source | None) -> int | None:
+    """Return the number of steps of the first phase; None where it counts epochs of data that are not at hand."""
+    counts_epochs = artifact.spec.get("solver", {}).get("max_epochs") is not None
+    if source is None and (counts_epochs or any(phase.epochs for phase in artifact.phases)):
+        return None
+    samples = artifact.batch_size * artifact.iter_size if source is None else sample_count(source.train)
+    first = Plan.of(artifact, samples).stages[0]
+    return first.end - first.start
 
 
 def _files(artifact: Artifact, state: Mapping[str, Array], said: Mapping[str, Any]) -> dict[str, bytes]:
