@@ -152,6 +152,18 @@ POSITIONS = [
     ),
     # Not a normalization.
     position("nothing to fold", [conv("c"), RELU], "Conv Relu"),
+    position("one shift alone", [conv("c", bias_term=False), layer("s", "Bias", num_axes=0), RELU], "Conv Relu"),
+    position(
+        "one factor behind a concat",
+        [
+            conv("c1"),
+            conv("c2", bottom="image"),
+            layer("cat", "Concat", bottom=["c1", "c2"]),
+            layer("s", "Scale", num_axes=0),
+            RELU,
+        ],
+        "Conv Conv Concat Relu",
+    ),
     position("a scale behind a convolution", [conv("c"), layer("s", "Scale", bias_term=True), RELU], "Conv Relu"),
     position("a scale that stays", [RELU, layer("s", "Scale"), layer("s2", "Bias"), RELU2], "Relu Mul Add Relu"),
 ]

@@ -1,9 +1,15 @@
 """Numbers of 64 bits in 32: what a step computes in float64, it computes in float32.
 
-Rates and schedules are scalar functions of the number of the step, and float64 where engines have it. In float32 they
-are as exact as the weights that they move: numbers of steps up to 2^24 are whole, and the rest is rounded to 6e-8, or
-6e-5 where a correction of Adam, 1 - beta^t, cancels in the first steps. Reason: WebGPU has no float64, and the build of
-onnxruntime-web that has WebGPU has no float64 on its WebAssembly provider either, so that it refuses the whole step.
+Rates and schedules are scalar functions of the number of the step, and float64 where engines have it. In float32
+numbers of steps up to 2^24 are whole, and each operation rounds to 6e-8. Powers of a constant would round it t times:
+
+    gamma^t = exp(t * ln gamma)         with ln gamma in float64, rounded once
+
+What is left is where numbers cancel: 6e-5 in the first corrections of Adam, 1 - beta^t, and near the end of poly,
+cosine and one_cycle, which are exact to 6e-8 of their first value, not of what is left of it.
+
+Reason: WebGPU has no float64, and the build of onnxruntime-web that has WebGPU has no float64 on its WebAssembly
+provider either, so that it refuses the whole step.
 """
 
 from collections.abc import Sequence
@@ -28,6 +34,12 @@ def narrow(g: GraphBuilder, site: Site, inputs: Inputs) -> Sequence[ir.Value] | 
         to = ir.DataType(site.attribute("to"))
         to = FLOAT if to == DOUBLE else to
         return (given[0] if given[0] is not None and given[0].dtype == to else g.Cast(given[0], to=to),)
+    base = constant_value(site.x[0]) if site.node.op_type == "Pow" else None
+    if base is not None and (base > 0).all() and given[1] is not None:
+        return (g.Exp(given[1] * g.constant(np.log(base).astype(np.float32))),)
+    if site.node.op_type == "ConstantOfShape":
+        filled = ir.tensor(site.node.attributes["value"].as_tensor().numpy().astype(np.float32))
+        return (g.ConstantOfShape(given[0], value=filled),)
     return g.ops(site.node.op_type, *given, num_outputs=len(site.node.outputs), **site.attributes())
 
 
