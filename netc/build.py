@@ -109,7 +109,7 @@ def build_inference(loaded: Loaded, keep_sides: Sequence[str] = (), target: Targ
     Args:
         loaded: a validated spec, such as the resolved one of a run.
         keep_sides: sides whose scores `infer` returns too, each called like the layer that it branches off from, like
-            its loss, or like a block around it.
+            its loss, like its scores, or like a block around it.
         target: the engine of the artifact that the state is from.
 
     Raises:

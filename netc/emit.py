@@ -158,14 +158,14 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Inference:
-    """The programs `fold` and `infer` of a spec, without those that train and evaluate it."""
+    """The programs `fold` and `infer` of a spec, and `eval` too if they return scores of sides."""
 
     spec: NetSpec
     target: str
     programs: Mapping[str, Program]
 
     def files(self) -> dict[str, bytes]:
-        """Return the content of fold.onnx and infer.onnx by file name, checked, as in an artifact.
+        """Return the content of the ONNX files by name, checked, as in an artifact.
 
         Raises:
             VerificationError: a graph breaks a rule of emitted graphs, or the ONNX checker refuses it.

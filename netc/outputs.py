@@ -43,8 +43,8 @@ class SideScore:
 def side_scores(wiring: Wiring, names: Sequence[str]) -> list[SideScore]:
     """Return the scores of the sides that are called by one of `names`, in the order of the spec.
 
-    A side is called like the layer that it branches off from, or like its loss, as metrics are; the name of a block
-    means all sides in it.
+    A side is called like the layer that it branches off from, like its loss, as metrics are, or like its scores; the
+    name of a block means all sides in it.
 
     Raises:
         UsageError: a name is none of these.
@@ -62,9 +62,9 @@ def side_scores(wiring: Wiring, names: Sequence[str]) -> list[SideScore]:
 
 
 def _names(score: SideScore) -> set[str]:
-    """Return what a side may be called: its owner, the blocks around that, and its loss."""
+    """Return what a side may be called: its owner, the blocks around that, its loss, and its scores."""
     parts = score.side.split("/")
-    return {"/".join(parts[:count]) for count in range(1, len(parts) + 1)} | {score.loss.layer.name}
+    return {"/".join(parts[:count]) for count in range(1, len(parts) + 1)} | {score.loss.layer.name, score.top}
 
 
 def _unknown(name: str, scores: Sequence[SideScore]) -> str:

@@ -59,11 +59,12 @@ TWO = [conv("c1", side=NESTED), {"name": "relu", "type": "ReLU"}, conv("c2", sid
         ([], []),
         (["c1"], ["outer_score"]),
         (["outer_loss"], ["outer_score"]),
+        (["late_score"], ["late_score"]),
         (["inside"], ["inner_score"]),
         (["late_loss", "c2", "c1"], ["outer_score", "late_score"]),
     ],
 )
-def test_a_side_is_called_like_its_layer_or_its_loss(names: list[str], kept: list[str]) -> None:
+def test_a_side_is_called_like_its_layer_its_loss_or_its_scores(names: list[str], kept: list[str]) -> None:
     assert outputs(build_inference(spec_of(TWO), names)) == ["ip", *kept]
 
 
@@ -92,7 +93,7 @@ def test_sides_of_the_zoo(spec: str, name: str, kept: list[str]) -> None:
     ("names", "message"),
     [
         (["c2", "insid"], 'there is no side "insid"; did you mean "inside"? sides: '),
-        (["late_score"], 'there is no side "late_score"; did you mean "late_loss"? sides: '),
+        (["late_lost"], 'there is no side "late_lost"; did you mean "late_loss"? sides: '),
         (["xyz"], 'there is no side "xyz"; sides: '),
     ],
 )

@@ -57,6 +57,12 @@ def _packed(
     artifact = next((path for path in (given / "artifact", given) if (path / "manifest.json").is_file()), None)
     if artifact is not None and overrides:
         raise UsageError(f"--set {overrides[0]}: {source} is compiled already; give the spec instead")
+    if checkpoint in ("last", "best") and artifact != given / "artifact":
+        what = "a spec" if artifact is None else "a compiled folder"
+        raise UsageError(
+            f"{source} is {what}, which has no checkpoints: name a run folder, or the file to take, as "
+            "--checkpoint FILE.safetensors"
+        )
     compiled: Path | None = None
     if artifact is None:
         write(compile_spec(source, overrides, target or "cpu", need_data=False), scratch)

@@ -42,8 +42,8 @@ def load_weights(path: Path, artifact: Artifact) -> Checkpoint:
 def foreign_state(path: Path, artifact: Artifact) -> dict[str, Array]:
     """Return a state with the tensors of a safetensors file of another host, matched by name.
 
-    What evaluation and inference depend on has to be there; of all else, what the file lacks is as before the first
-    step. Other floating-point types are converted; tensors that the network does not know are passed over.
+    What evaluation and inference depend on has to be there; of all else, what the file lacks is as in the artifact's
+    init.safetensors. Other floating-point types are converted; tensors that the network does not know are passed over.
 
     Raises DriverError (2) that names what is missing or of another shape, DamagedFileError (1) for values that are not
     finite.
