@@ -14,7 +14,7 @@ said = session.get_modelmeta().custom_metadata_map
 outputs = json.loads(said["netc.interface"])["outputs"]
 output = next((each for each in outputs if "label" in each), outputs[0])
 (low, high), names = json.loads(said["netc.value_range"]), json.loads(said["netc.classes"])
-if not names or "activation" in output:
+if "activation" in output or output["shape"][1:] != [len(names)]:
     sys.exit(f"{sys.argv[1]} gives no probabilities of classes; export a classifier with --softmax")
 _, channels, *size = session.get_inputs()[0].shape
 for path in sys.argv[2:]:
