@@ -20,7 +20,7 @@ _, channels, *size = session.get_inputs()[0].shape
 for path in sys.argv[2:]:
     pixels = read_png(path, channels)
     if list(pixels.shape[1:]) != size:
-        sys.exit(f"{path} has {pixels.shape[1:]} pixels, the model takes {tuple(size)}: resize it")
+        sys.exit(f"{path} has {pixels.shape[2]} x {pixels.shape[1]} pixels, the model takes {size[1]} x {size[0]}")
     image = pixels[np.newaxis] / 255 * (high - low) + low
     (probabilities,) = session.run([output["name"]], {"image": image.astype(np.float32)})
     print(path, names[probabilities.argmax()], f"{probabilities.max():.3f}")

@@ -144,10 +144,10 @@ def test_an_opset_that_the_engine_does_not_know(
     finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
 ) -> None:
     """As ONNX Runtime 1.32 does not know DequantizeLinear of opset 28; here it is one that no engine knows."""
-    convert = export_module.convert_opset
+    from netc_runtime.export.opset import convert_opset
 
     def convert_too_far(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
-        converted = convert(model, opset)
+        converted = convert_opset(model, opset)
         converted.graph.node[0].op_type = "Flattened"
         return converted
 
