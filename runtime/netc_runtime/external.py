@@ -114,18 +114,18 @@ def read_weights(path: Path, model: bytes) -> Weights | None:
 
 def weights_of(path: Path) -> Path | None:
     """Return the file that the exported model at `path` keeps its weights in, None without one or without a model."""
-    if path.is_symlink() or not path.is_file() or not _mentions(path, EXTERNAL_KEY):
-        return None  # a link is replaced alone: where it leads to, model and weights stay
+    if not path.is_file() or not _mentions(path, EXTERNAL_KEY):
+        return None
     try:
         described = _described(read_bounded(path, _LIMIT))
-    except DriverError:  # a file that is replaced may be anything
+    except (DriverError, MalformedError):  # a file that is replaced may be anything
         return None
     return None if described is None else path.with_name(described[0])
 
 
 def remove_unneeded(weights: Path) -> None:
     """Remove a file of weights, unless it is not called as netc calls one, or a file in its folder still names it."""
-    if not _NAME.fullmatch(weights.name) or weights.is_symlink() or not weights.is_file():
+    if not _NAME.fullmatch(weights.name) or not weights.is_file():
         return
     with storage_errors("clean", weights.parent):
         others = [path for path in weights.parent.iterdir() if path != weights and path.is_file()]
@@ -143,7 +143,7 @@ def _described(model: bytes) -> tuple[str, int, str] | None:
     except (DecodeError, KeyError):
         return None  # these bytes are no such entry; what they are the engine says better
     name, size, digest = field(described, "file", str), field(described, "size", int), field(described, "sha256", str)
-    if Path(name).name != name or size < 0:  # a model must not reach outside its folder
+    if not name or Path(name).name != name or size < 0:  # a model must not reach outside its folder
         raise MalformedError(f'"{name}" is not a plain file name')
     return name, size, digest
 

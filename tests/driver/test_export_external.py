@@ -88,7 +88,7 @@ def test_weights_beside_the_model(finished_run: Path, plain: Path, images: Any, 
         assert caught.value.exit_code == code
 
 
-@pytest.mark.parametrize("name", ["../secret.data", "/etc/passwd", "a/b.data"])
+@pytest.mark.parametrize("name", ["../secret.data", "/etc/passwd", "a/b.data", ""])
 def test_weights_lie_in_no_other_folder(finished_run: Path, tmp_path: Path, name: str) -> None:
     folder = tmp_path / "folder"
     report = exported(finished_run, folder / "m.onnx")
@@ -190,6 +190,9 @@ def test_files_that_netc_did_not_name_are_never_removed(finished_run: Path, firs
     path.write_bytes(sealed(model))
     exported(finished_run, path)
     assert (tmp_path / "precious.data").read_text() == "mine"
+    entry.value = "{}"
+    path.write_bytes(sealed(model))
+    exported(finished_run, path)
     for junk in (b"netc.external", b"", b"\xff" * 9 + b"netc.external"):  # what is replaced may be anything
         path.write_bytes(junk)
         exported(finished_run, path)
