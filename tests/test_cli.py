@@ -388,7 +388,7 @@ def test_export_json(netc: Netc, trained: Path) -> None:
         "calibration_samples", "weights", "not_folded", "agreement",
     }  # fmt: skip
     assert report["agreement"].keys() == {
-        "samples", "difference", "largest", "relative", "accuracy", "before", "after",
+        "samples", "difference", "largest", "relative", "output", "accuracy", "before", "after",
     }  # fmt: skip
     assert (report["path"], report["parameters"]) == ("out.onnx", 26122)
     assert report["size"] == Path("out.onnx").stat().st_size

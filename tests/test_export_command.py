@@ -3,6 +3,7 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import onnx
 import pytest
 
 from netc_runtime.export import export_run
+from netc_runtime.export.options import OPSETS
 from netc_runtime.trainer import TrainOptions, train
 from tests.command_line import Netc, in_process
 from tests.driver.conftest import CPU, Recorder
@@ -45,7 +47,7 @@ def test_what_it_prints(netc: Netc) -> None:
     )
     assert second == "ranges of activations come from 64 training samples"
     assert third.startswith("on 360 test samples it differs from the evaluation graph by at most ")
-    assert "of the largest output; accuracy 0." in third
+    assert re.search(r" by at most \S+, no output by more than \S+ of its largest value; accuracy 0\.", third)
     assert third.endswith(" after")
 
 
@@ -68,6 +70,14 @@ BAD: list[tuple[str, int, str]] = [
     ("run --fp16 --int8", 2, "--fp16 and --int8 are two precisions: leave one of them out"),
     ("run --calibration-samples 5", 2, "--calibration-samples is for --int8: add it, or leave both out"),
     ("run --int8 --calibration-samples 0", 2, "--calibration-samples should be at least 1, not 0"),
+    ("run --verify 0 --no-verify", 2, "--verify and --no-verify exclude each other: leave one of them out"),
+    ("run --int8 --no-verify", 2, "--int8 is calibrated on the data, which then can verify it too: leave out --no-verify"),
+    ("run --no-verify --set data.path=x", 2, "--set names the data to verify with: leave it out, or --no-verify"),
+    ("run --opset 13", 2, f"--opset should be from 14 to {OPSETS[1]}, not 13"),
+    ("run --what train -o x --verify 0", 2, "--verify is for the inference model: leave it out, or --what train"),
+    ("run --what train -o x --opset 0", 2, "--opset is for the inference model: leave it out, or --what train"),
+    ("run --what train -o x --calibration-samples 0", 2, "--calibration-samples is for the inference model: leave it out, or --what train"),
+    ("run --what train -o x --no-verify", 2, "--no-verify is for the inference model: leave it out, or --what train"),
     ("run --verify -1", 2, "--verify takes a share of at least 0, such as 0.001, not -1.0"),
     ("run --verify nan", 2, "--verify takes a share of at least 0, such as 0.001, not nan"),
     ("run --target web", 2, "--target chooses what --what train packs; a model runs on any engine: leave it out"),
@@ -81,6 +91,20 @@ def test_mistakes(netc: Netc, arguments: str, code: int, message: str) -> None:
     result = netc("export", *arguments.split())
     assert (result.code, result.errors, result.out) == (code, [f"error: {message}"], "")
     assert sorted(Path().rglob("*")) == before
+
+
+def test_where_the_data_are_not_at_hand(netc: Netc) -> None:
+    write_artifact(Path("moved"), {"data.source": "mnist", "data.path": "gone"})
+    given = ("export", "moved", "--checkpoint", "moved/init.safetensors", "-o", "m.onnx")
+    result = netc(*given)
+    assert (result.code, Path("m.onnx").exists()) == (2, False)
+    assert result.errors[-1].endswith("name the data with --set data.path=FOLDER, or leave that out with --no-verify")
+    result = netc(*given, "--no-verify")
+    assert (result.code, result.err) == (0, "")
+    assert result.out.splitlines()[1:] == ["it was not compared with the evaluation graph"]
+    report = json.loads(netc(*given, "--no-verify", "--json").out)
+    assert report["agreement"] is None
+    onnx.checker.check_model("m.onnx", full_check=True)
 
 
 def test_a_limit_that_is_not_met(netc: Netc) -> None:

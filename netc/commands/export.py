@@ -39,7 +39,8 @@ def export(
         typer.Option(
             "-o",
             "--out",
-            help="File to write, .onnx or .ort; default RUN/model.onnx. For --what train a new folder, or a .zip file.",
+            help="File to write, .onnx or .ort; default RUN/model.onnx, and with options such as --int8 "
+            "RUN/model.int8.onnx. For --what train a new folder, or a .zip file.",
         ),
     ] = None,
     what: Annotated[
@@ -86,12 +87,16 @@ def export(
             "its largest absolute value; default 0.001, with --fp16 0.01, with --int8 no limit.",
         ),
     ] = None,
+    no_verify: Annotated[
+        bool, typer.Option("--no-verify", help="Do not compare with the evaluation graph: that takes the data.")
+    ] = False,
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Export one inference model, batch norm folded, and compare it with the evaluation graph.
 
-    A run that has a checkpoint but has not reached its end is exported with a warning.
+    A run that has a checkpoint but has not reached its end is exported with a warning. Where the data are not at hand,
+    --no-verify exports without the comparison.
 
     Example: netc export runs/lenet_dsn -o lenet.onnx --int8
 
@@ -109,9 +114,10 @@ def export(
             "--calibration-samples": calibration_samples,
             "--format": file_format,
             "--verify": verify,
+            "--no-verify": no_verify,
         }
         for option, value in given.items():
-            if value:
+            if value is not None and value is not False and value != []:  # 0 is given too
                 raise UsageError(f"{option} is for the inference model: leave it out, or --what train")
         if out is None:
             raise UsageError("--what train needs a folder or a .zip file to write: name it with -o")
@@ -126,6 +132,12 @@ def export(
         raise UsageError("--fp16 and --int8 are two precisions: leave one of them out")
     if calibration_samples is not None and not int8:
         raise UsageError("--calibration-samples is for --int8: add it, or leave both out")
+    if no_verify and verify is not None:
+        raise UsageError("--verify and --no-verify exclude each other: leave one of them out")
+    if no_verify and int8:
+        raise UsageError("--int8 is calibrated on the data, which then can verify it too: leave out --no-verify")
+    if no_verify and overrides:
+        raise UsageError("--set names the data to verify with: leave it out, or --no-verify")
     data = data_overrides(overrides)
 
     from netc_runtime.engines import cpu_device
@@ -142,7 +154,8 @@ def export(
             **({} if calibration_samples is None else {"calibration_samples": calibration_samples}),
         )
         programs = with_sides(run, keep_sides) if keep_sides else {}
-        return export_run(run, out, checkpoint or "last", Host(cpu_device()), True, data, warn, options, programs)
+        host = Host(cpu_device())
+        return export_run(run, out, checkpoint or "last", host, not no_verify, data, warn, options, programs)
 
     show_export(drive(run_export), as_json)
 

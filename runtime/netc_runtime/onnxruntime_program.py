@@ -152,7 +152,7 @@ class OnnxRuntimeProgram(Program):
         if captured:
             try:
                 self._session = self._load(offered, captured)
-            except _ort_exceptions(self.ort) as error:
+            except ort_exceptions(self.ort) as error:
                 captured, refusal = False, str(error)
         if not captured:
             with self.failures("cannot be loaded"):
@@ -261,7 +261,7 @@ class OnnxRuntimeProgram(Program):
         """Turn ONNX Runtime's own exceptions into one sentence."""
         try:
             yield
-        except _ort_exceptions(self.ort) as error:
+        except ort_exceptions(self.ort) as error:
             raise DriverError(f"{self.path} {what}: {str(error).splitlines()[0]}") from error
 
     def _value(self, array: Array) -> Any:
@@ -291,7 +291,7 @@ class _Runs:
             if self._is_captured and not self._has_run:
                 try:
                     self._run()
-                except _ort_exceptions(program.ort) as error:
+                except ort_exceptions(program.ort) as error:
                     if program.is_captured:
                         program.give_up_capturing(str(error))
             if self._is_captured != program.is_captured:
@@ -341,7 +341,8 @@ def _unreadable(ort: ModuleType) -> tuple[type[Exception], ...]:
     return state.InvalidProtobuf, state.InvalidArgument, state.NoModel
 
 
-def _ort_exceptions(ort: ModuleType) -> tuple[type[Exception], ...]:
+def ort_exceptions(ort: ModuleType) -> tuple[type[Exception], ...]:
+    """Return what ONNX Runtime raises where it refuses a model or a run of it."""
     state = ort.capi.onnxruntime_pybind11_state
     return (
         RuntimeError,

@@ -1,6 +1,7 @@
 """What is exported: runs, finished or not, weights of another host, and programs in place of the artifact's."""
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,8 @@ from netc_runtime.data import open_source
 from netc_runtime.errors import DamagedFileError, DriverError, ExitCode
 from netc_runtime.export import ExportOptions, export_run
 from netc_runtime.export.trained import find_trained
+from netc_runtime.export.verify import _Output as Compared
+from netc_runtime.interface import TensorSpec
 from netc_runtime.jsonfields import MalformedError
 from netc_runtime.trainer import TrainOptions, train
 
@@ -193,7 +196,9 @@ def test_other_programs_take_the_place_of_the_artifacts(finished_run: Path, tmp_
         if agrees:
             export_run(finished_run, tmp_path / "m.onnx", host=CPU, programs=programs)
         else:
-            with pytest.raises(DriverError, match=r"disagrees with eval\.onnx"):
+            with pytest.raises(
+                DriverError, match=r"disagrees with eval\.onnx: .*, side by a share of .* where 0\.001 is"
+            ):
                 export_run(finished_run, tmp_path / "m.onnx", host=CPU, programs=programs)
     loaded, other = Artifact.load(finished_run / "artifact"), infer.replace(b'"ip.bias"', b'"ip.bios"')
     with pytest.raises(MalformedError, match=r'fold computes no value for the parameter "ip\.bios" of infer'):
@@ -250,15 +255,44 @@ def test_the_format_is_what_the_name_says(finished_run: Path, tmp_path: Path) ->
         assert (report.path.read_bytes()[4:8] == b"ORTM") == (report.format == "ort") == (expected.suffix == ".ort")
 
 
+def test_only_the_plain_model_takes_the_place_of_the_runs_own(finished_run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(finished_run, tmp_path / "run"))
+    own = export_run(run, host=CPU).path.read_bytes()
+    infer = renamed(run / "artifact" / "infer.onnx", with_side)
+    for given, programs, name in (
+        ({"precision": "int8"}, {}, "model.int8.onnx"),
+        ({"precision": "float16"}, {}, "model.fp16.onnx"),
+        ({"softmax": True}, {}, "model.softmax.onnx"),
+        ({}, {"infer": infer}, "model.sides.onnx"),
+        ({"opset": 21, "softmax": True, "format": "ort", "precision": "float16"}, {}, "model.fp16.softmax.opset21.ort"),
+    ):
+        report = export_run(run, host=CPU, verify=False, options=ExportOptions(**given), programs=programs)
+        assert report.path == run / name
+        assert report.path.is_file()
+    assert (run / "model.onnx").read_bytes() == own
+
+
+@pytest.mark.parametrize(("expected", "given", "share"), [(0, 0, 0), (0, 1e-9, math.inf), (4, 3, 0.25)])
+def test_the_share_of_an_output_that_is_nothing_but_zeros(expected: float, given: float, share: float) -> None:
+    spec = TensorSpec("y", "float32", ("N", 2), "output")
+    output = Compared(spec, spec)
+    output.add(np.full((3, 2), given), np.full((3, 2), expected))
+    output.add(np.zeros((1, 2)), np.zeros((1, 2)))
+    assert output.relative == share
+
+
 def test_exports_without_their_data(finished_run: Path, tmp_path: Path) -> None:
     gone = {"source": "mnist", "path": str(tmp_path / "gone")}
-    for precision, why in (("int8", "--int8 is calibrated on training samples"), ("float32", "an export is verified")):
+    for precision, why, without in (
+        ("int8", "--int8 is calibrated on training samples", ""),
+        ("float32", "an export is verified", ", or leave that out with --no-verify"),
+    ):
         options = ExportOptions(precision=precision)  # type: ignore[arg-type]
         with pytest.raises(DriverError) as caught:
             export_run(finished_run, tmp_path / "m.onnx", host=CPU, data_overrides=gone, options=options)
         first, second = str(caught.value).splitlines()
         assert first.startswith("data.path: ")
-        assert second == f"{why}: name the data with --set data.path=FOLDER"
+        assert second == f"{why}: name the data with --set data.path=FOLDER{without}"
         assert caught.value.exit_code == ExitCode.USAGE
 
 

@@ -24,7 +24,7 @@ def convert_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     try:
         converted: onnx.ModelProto = onnx.version_converter.convert_version(model, opset)
     except (RuntimeError, ValueError, onnx.version_converter.ConvertError) as error:
-        reason = str(error).rpartition("failed: ")[2].strip().splitlines()[0]
+        reason = next(iter(str(error).rpartition("failed: ")[2].strip().splitlines()), "it gives no reason")
         raise DriverError(
             f"the model cannot be converted to opset {opset}, ONNX's converter says ({reason}); choose one nearer to "
             f"{opset_of(model)}",

@@ -13,10 +13,10 @@ from netc_runtime.external import EXTERNAL_ABOVE
 Precision: TypeAlias = Literal["float32", "float16", "int8"]
 FileFormat: TypeAlias = Literal["onnx", "ort"]
 
-OPSETS = (13, max(int(row[2]) for row in onnx.helper.VERSION_TABLE))
-"""The smallest and largest opset of a model: below, Softmax means something else; above, nothing is released."""
+OPSETS = (14, max(int(row[2]) for row in onnx.helper.VERSION_TABLE))
+"""The smallest and largest opset of a model: ONNX's converter takes no arithmetic below; above, nothing is released."""
 
-# How far an exported model may be from eval.onnx, as a share of the largest output. A folded batch norm rounds
+# How far an output may be from that of eval.onnx, as a share of its largest value. A folded batch norm rounds
 # differently; beyond this share it computes something else. Float16 has 11 bits, of which a deep network loses some.
 # What 8 bits leave is no question of rounding: their accuracy says what it costs.
 _TOLERANCES: dict[Precision, float | None] = {"float32": 1e-3, "float16": 1e-2, "int8": None}
@@ -32,7 +32,8 @@ class ExportOptions:
         precision: of weights and activations; inputs and outputs are float32 in any case.
         calibration_samples: training samples that the ranges of int8 activations are taken from.
         format: None for what the name of the file says.
-        tolerance: largest difference to eval.onnx as a share of the largest output; None for that of the precision.
+        tolerance: largest difference of an output to that of eval.onnx as a share of the largest value of the same
+            output; None for that of the precision.
         external_above: bytes above which weights go into a second file.
     """
 
@@ -61,6 +62,17 @@ class ExportOptions:
     def limit(self) -> float | None:
         """The tolerance that holds; None where only the accuracy says what is lost."""
         return _TOLERANCES[self.precision] if self.tolerance is None else self.tolerance
+
+    def file_name(self, has_sides: bool) -> str:
+        """Return the default name: model.onnx is the plain model of a run, and nothing else takes its place."""
+        parts = [
+            {"float32": "", "float16": "fp16", "int8": "int8"}[self.precision],
+            "softmax" if self.softmax else "",
+            "sides" if has_sides else "",
+            "" if self.opset is None else f"opset{self.opset}",
+            self.format or "onnx",
+        ]
+        return ".".join(["model", *filter(None, parts)])
 
     def format_of(self, path: Path) -> FileFormat:
         """Return the format of the file at `path`; raises DriverError (2) if it is not called like one."""

@@ -4,7 +4,7 @@ import tempfile
 from pathlib import Path
 
 from netc_runtime.errors import DriverError, ExitCode
-from netc_runtime.onnxruntime_program import import_onnxruntime
+from netc_runtime.onnxruntime_program import import_onnxruntime, ort_exceptions
 
 _ERRORS_ONLY = 3
 
@@ -12,7 +12,7 @@ _ERRORS_ONLY = 3
 def to_ort_format(content: bytes) -> bytes:
     """Return an ONNX model in ORT format, optimized as far as that suits every machine.
 
-    Raises DriverError: 3 without ONNX Runtime, 2 if a model is too large for the format.
+    Raises DriverError: 3 without ONNX Runtime, 1 if that does not load the model.
     """
     ort = import_onnxruntime()
     options = ort.SessionOptions()
@@ -23,7 +23,10 @@ def to_ort_format(content: bytes) -> bytes:
     with tempfile.TemporaryDirectory(prefix="netc-") as scratch:
         path = Path(scratch) / "model.ort"
         options.optimized_model_filepath = str(path)
-        ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        try:
+            ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        except ort_exceptions(ort) as error:
+            raise DriverError(f"the model cannot be loaded: {str(error).splitlines()[0]}") from error
         return path.read_bytes()
 
 

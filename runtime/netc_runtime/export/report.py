@@ -9,6 +9,7 @@ from netc_runtime.export.options import FileFormat, Precision
 from netc_runtime.export.verify import Agreement
 from netc_runtime.jsonfields import without_non_finite
 
+_NOT_COMPARED = "it was not compared with the evaluation graph"
 _SAME = 1e-6  # accuracies that differ by less are of the same samples: the one is a mean of float32
 
 
@@ -55,14 +56,14 @@ class ExportReport:
             yield f"ranges of activations come from {self.calibration_samples} training samples"
         for layer, reason in self.not_folded.items():
             yield f"{layer} is not folded: {reason}"
-        if self.agreement is not None:
-            yield _verified(self.agreement)
+        yield _NOT_COMPARED if self.agreement is None else _verified(self.agreement)
 
 
 def _verified(agreement: Agreement) -> str:
     return (
         f"on {agreement.samples} test samples it differs from the evaluation graph by at most "
-        f"{agreement.difference:.1e}, {agreement.relative:.1e} of the largest output{_accuracies(agreement)}"
+        f"{agreement.difference:.1e}, no output by more than {agreement.relative:.1e} of its largest value"
+        f"{_accuracies(agreement)}"
     )
 
 

@@ -1,6 +1,7 @@
 """Export from a run or a compiled folder to a file: convert, prove what will be written, write."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from netc_runtime.export.probabilities import add_probabilities
 from netc_runtime.export.report import ExportReport
 from netc_runtime.export.trained import Trained, find_trained
 from netc_runtime.export.verify import Agreement, compare, require
-from netc_runtime.external import Weights, moved_out
+from netc_runtime.external import Weights, moved_out, remove_unneeded, weights_of
 from netc_runtime.files import digest_of, storage_errors, write_atomically
 from netc_runtime.jsonfields import canonical
 from netc_runtime.model import Model
@@ -48,6 +49,8 @@ def export_run(
 ) -> ExportReport:
     """Write the inference model of a checkpoint to `out`, by default model.onnx in the folder `run`.
 
+    What is not the plain model has another default, such as model.int8.softmax.onnx.
+
     `run` is a run folder or a compiled one, `checkpoint` "last", "best" or a file: a checkpoint, or safetensors of any
     origin with the state. `programs` are the bytes of fold.onnx and infer.onnx, and of eval.onnx perhaps, that take the
     place of the artifact's, by key. Unless `verify` is false, the model and eval.onnx first run over the whole test
@@ -55,7 +58,7 @@ def export_run(
     """
     host, options = host or Host(), options or ExportOptions()
     trained = find_trained(run, checkpoint, programs or {}, warn)
-    target = out or run / f"model.{options.format or 'onnx'}"
+    target = out or run / options.file_name(has_sides=bool(programs))
     if target.is_dir():
         raise DriverError(
             f"{target} is a folder; name the file to write, such as {target / 'model.onnx'}", ExitCode.USAGE
@@ -63,20 +66,17 @@ def export_run(
     file_format = options.format_of(target)
     source = _open(trained, data_overrides, options) if verify or options.precision == "int8" else None
     made = _make(trained, source, host, options)
-    content, weights = _to_bytes(made, target, trained.artifact, options)
+    with _opset_blamed(options, host):
+        content, weights = _to_bytes(made, target, trained.artifact, options)
     agreement: Agreement | None = None
     if verify and source is not None:
         for sentence in trained.unfinished(source):
             warn(sentence)
-        model = Model(target, host, content, weights)
+        with _opset_blamed(options, host):
+            model = Model(target, host, content, weights)
         agreement = compare(trained, model, source.test, host)
         require(agreement, model, options.limit, made.beyond)
-    beside = None if weights is None else target.with_name(weights.name)
-    with storage_errors("create", target.parent):
-        target.parent.mkdir(parents=True, exist_ok=True)
-    if weights is not None and beside is not None:
-        write_atomically(beside, weights.content)
-    write_atomically(target, content)
+    beside = _write(target, content, weights)
     return ExportReport(
         path=target,
         checkpoint=trained.path,
@@ -92,6 +92,41 @@ def export_run(
         not_folded=made.not_folded,
         agreement=agreement,
     )
+
+
+def _write(target: Path, content: bytes, weights: Weights | None) -> Path | None:
+    """Write a model and the file of its weights, which it returns; the model before is whole until it is replaced."""
+    with storage_errors("create", target.parent):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    before = weights_of(target)
+    beside = None if weights is None else target.with_name(weights.name)
+    try:
+        if weights is not None and beside is not None:
+            write_atomically(beside, weights.content)
+        write_atomically(target, content)
+    except DriverError:
+        if beside is not None:
+            remove_unneeded(beside)
+        raise
+    if before is not None:
+        remove_unneeded(before)
+    return beside
+
+
+@contextmanager
+def _opset_blamed(options: ExportOptions, host: Host) -> Iterator[None]:
+    """Name the opset that was asked for where the engine does not load a model: it may know nothing as new."""
+    try:
+        yield
+    except DriverError as error:
+        _, refused, reason = str(error).partition(" cannot be loaded: ")
+        if options.opset is None or not refused:
+            raise
+        raise DriverError(
+            f"{require_engine(host.device)} does not load the model with --opset {options.opset} ({reason}); give a "
+            f"smaller number",
+            ExitCode.USAGE,
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -110,8 +145,11 @@ def _open(trained: Trained, overrides: Mapping[str, Any] | None, options: Export
     try:
         source = open_source(data_section(trained.artifact.spec, overrides))
     except DriverError as error:
-        needs = "--int8 is calibrated on training samples" if options.precision == "int8" else "an export is verified"
-        raise DriverError(f"{error}\n{needs}: name the data with --set data.path=FOLDER", error.exit_code) from error
+        needs, remedy = "an export is verified", ", or leave that out with --no-verify"
+        if options.precision == "int8":
+            needs, remedy = "--int8 is calibrated on training samples", ""
+        sentence = f"{needs}: name the data with --set data.path=FOLDER{remedy}"
+        raise DriverError(f"{error}\n{sentence}", error.exit_code) from error
     check_fit(source, trained.artifact.graph("eval").inputs_of("batch"))
     return source
 
@@ -152,7 +190,7 @@ def _to_bytes(made: _Made, target: Path, artifact: Artifact, options: ExportOpti
     if options.format_of(target) == "ort":
         refuse_too_large(size, options.external_above)
     elif size > options.external_above:
-        weights = moved_out(made.model, f"{target.name}.data")
+        weights = moved_out(made.model, target.name)
     require_valid(made.model, artifact)
     content = unsealed(made.model)
     if options.format_of(target) == "ort":

@@ -23,7 +23,8 @@ class Agreement:
     """How an exported model compares with eval.onnx over the test split.
 
     `difference` is the largest absolute difference of an output, `largest` the largest absolute output of eval.onnx,
-    and `relative` the largest difference of an output as a share of the largest absolute value of the same output.
+    and `relative` the largest difference of an output as a share of the largest absolute value of the same output,
+    which is `output`: of several, it need not be the one that `difference` or `largest` is of.
     `accuracy` is the spec's first accuracy as eval.onnx defines it, None where the spec has none. `before` and `after`
     are the top-1 accuracies of the scores of eval.onnx and of the model, None without scores or labels.
     """
@@ -32,6 +33,7 @@ class Agreement:
     difference: float
     largest: float
     relative: float
+    output: str
     accuracy: float | None
     before: float | None
     after: float | None
@@ -89,12 +91,15 @@ def compare(trained: Trained, model: Model, split: Split, host: Host) -> Agreeme
             before.add(reference[scores.reference.name], labels[start : start + size])
             after.add(results[scores.spec.name], labels[start : start + size])
             start += size
+    # np.argmax, unlike max, finds a NaN.
+    worst = outputs[int(np.argmax([output.relative for output in outputs]))]
     counted = scores is not None and labels is not None
     return Agreement(
         sample_count(split),
         _most(output.difference for output in outputs),
         _most(output.largest for output in outputs),
-        _most(output.relative for output in outputs),
+        worst.relative,
+        worst.spec.name,
         next(iter(means.values.values()), None),
         before.value if counted else None,
         after.value if counted else None,
@@ -109,7 +114,8 @@ def require(agreement: Agreement, model: Model, limit: float | None, beyond: lis
     if agreement.relative <= (np.finfo(np.float64).max if limit is None else limit):
         return
     reason = f"; float16 cannot hold {', '.join(beyond)}" if beyond else ""
-    share = "" if limit is None else f", a share of {agreement.relative:.3g} where {limit:g} is allowed"
+    share = f", {agreement.output} by a share of {agreement.relative:.3g}"
+    share = "" if limit is None else f"{share} where {limit:g} is allowed"
     raise DriverError(
         f"the exported model disagrees with eval.onnx: an output differs by {agreement.difference:.3g}, outputs reach "
         f"{agreement.largest:.3g}{share}{reason}; {model.path} was not written"
