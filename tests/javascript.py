@@ -68,7 +68,7 @@ def prepare(folder: Path, overrides: Sequence[str] = ()) -> Path:
 
 
 def package_of_a_checkpoint(generated: Path, folder: Path) -> Path:
-    """Write a training package that begins at update `FIRST`, with the data of `generated` beside it; return the folder.
+    """Write a training package that begins at update `FIRST`, and the data of `generated`; return the folder.
 
     Its first state holds computed statistics of the data, and an update takes two runs. The weights are those of
     `--checkpoint init`, so that nothing has to be trained.

@@ -436,7 +436,8 @@ void train(const Options& options) {
         state.insert_or_assign(output.at("feeds"), std::move(results.at(output.at("name").get<std::string>())));
     const auto step = (run + 1) / runs;
     if (const auto loss = number(results.at("total")); !std::isfinite(loss) && !mixed)
-      throw Diverged("training diverged: total is " + std::to_string(loss) + " at step " + std::to_string(step));
+      throw Diverged(std::string("training diverged: total is ") + (std::isnan(loss) ? "nan" : "infinite") +
+                     " at step " + std::to_string(step));
     if ((run + 1) % runs == 0 && (step % 10 == 0 || step == end))
       print("step " + std::to_string(step) + "/" + std::to_string(end), program.outputs,
             [&](const Json& output) { return number(results.at(output.at("name").get<std::string>())); });
