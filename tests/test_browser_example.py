@@ -228,8 +228,13 @@ def test_a_visitor_trains_and_draws(browser: Chrome, address: str) -> None:
     assert sum(shares) == pytest.approx(100, abs=0.5)
 
     ActionChains(browser, duration=10).move_to_element(pad).click_and_hold().move_by_offset(0, 20).perform()
-    browser.execute_script("document.getElementById('clear').click()")
-    ActionChains(browser, duration=10).move_by_offset(0, 20).release().perform()
+    mouse = 1  # its pointerId
+    browser.execute_script(
+        "document.getElementById('clear').click();"
+        f"arguments[0].dispatchEvent(new PointerEvent('pointermove', {{ pointerId: {mouse} }}))",
+        pad,
+    )
+    ActionChains(browser).release().perform()
     assert browser.find_element(By.ID, "pad-hint").is_displayed(), "what was cleared does not go on"
     assert page.text("verdict").startswith("Draw above")
 
