@@ -21,23 +21,32 @@ if len(sys.argv) != 5:
 artifact, data, steps, out = Path(sys.argv[1]), load_file(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 manifest = json.loads((artifact / "manifest.json").read_text(encoding="utf-8"))
 inputs, outputs = (manifest["graphs"]["train"][key] for key in ("inputs", "outputs"))
+asks = [key for key in ("phases", "init_from", "population_batches") if key in manifest]
+if "package" not in manifest:  # netc export --what train computes them beforehand
+    asks += [tensor["role"] for tensor in manifest["state"] if tensor["role"] in ("data_mean", "data_std")]
+if asks:
+    sys.exit(f"{manifest['name']} needs {', '.join(asks)}, which this host does not do; train it with netc train")
 options = ort.SessionOptions()
 options.intra_op_num_threads = 1  # so that sums have the same order, and weights the same bits, on any number of cores
 session = ort.InferenceSession(artifact / "train.onnx", options, providers=["CPUExecutionProvider"])
 
 state = load_file(artifact / "init.safetensors")
+first, runs = int(state["step"]), manifest.get("iter_size", 1)  # updates made before; runs that make one
 if "max_steps" in state:
-    state["max_steps"] = np.array(steps, np.float32)
+    state["max_steps"] = np.array(first + steps, np.float32)
 for buffer in manifest.get("packed", []):
     state[buffer["name"]] = np.concatenate([state.pop(part["name"]).ravel() for part in buffer["tensors"]])
 
-for step in range(steps):
-    rows = np.arange(step * manifest["batch_size"], (step + 1) * manifest["batch_size"]) % len(data["train.label"])
-    batch = {x["name"]: data[f"train.{x['field']}"][rows].astype(x["dtype"]) for x in inputs if x["role"] == "batch"}
+for run in range(first * runs, (first + steps) * runs):
+    rows = np.arange(run * manifest["batch_size"], (run + 1) * manifest["batch_size"])
+    fields = {x["name"]: (data[f"train.{x['field']}"], x["dtype"]) for x in inputs if x["role"] == "batch"}
+    batch = {name: field[rows % len(field)].astype(dtype) for name, (field, dtype) in fields.items()}
     feed = batch | {x["name"]: state[x["name"]] for x in inputs if x["role"] == "state"}
     results = dict(zip([y["name"] for y in outputs], session.run([y["name"] for y in outputs], feed), strict=True))
     state |= {y["feeds"]: results[y["name"]] for y in outputs if y["role"] == "next"}
-    print(step + 1, {y["name"]: float(results[y["name"]]) for y in outputs if y["role"] == "metric"})
+    print(state["step"], {y["name"]: float(results[y["name"]]) for y in outputs if y["role"] == "metric"})
+    if not np.isfinite(results["total"]) and manifest["spec"]["solver"]["precision"] != "mixed":
+        sys.exit(f"training diverged: total is {results['total']} at step {state['step']}")
 
 for buffer in manifest.get("packed", []):
     flat = state.pop(buffer["name"])

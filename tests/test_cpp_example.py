@@ -8,16 +8,21 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from tests.command_line import in_process
 from tests.javascript import (
     AGREEMENTS,
     EXAMPLES,
+    FIRST,
     STEPS,
+    package_of_a_checkpoint,
     prepare,
     program,
     require_agreement,
+    spoilt,
     trained_by_the_driver,
 )
 
@@ -76,6 +81,25 @@ def test_weights_agree_with_the_driver(
         assert "test:0  1  (right)\n" in result.stdout
 
 
+def test_a_package_of_a_checkpoint_goes_on_where_that_ended(train: Path, generated: Path, tmp_path: Path) -> None:
+    """Its updates of two runs count on from there, by data without metadata and with statistics computed before."""
+    folder, weights = package_of_a_checkpoint(generated, tmp_path), tmp_path / "weights.safetensors"
+    data = folder / "digits.safetensors"
+    save_file(load_file(data), data)
+    result = run(train, folder / "model", data, "--steps", "3", "--threads", "1", "--out", str(weights))
+    assert result.returncode == 0, result.stderr
+    assert f"step {FIRST + 3}/{FIRST + 3}  total " in result.stdout
+    require_agreement(weights, trained_by_the_driver(folder, 3), 1e-5, "C++")
+    assert len(re.findall(r"^test:\d  \d  ", result.stdout, flags=re.MULTILINE)) == 5
+
+
+def test_training_that_diverges_leaves_no_weights(train: Path, generated: Path, tmp_path: Path) -> None:
+    data = spoilt(generated, tmp_path)
+    result = run(train, generated / "model", data, "--threads", "1", "--out", tmp_path / "weights.safetensors")
+    assert (result.returncode, result.stderr) == (4, "training diverged: total is nan at step 1\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["digits.safetensors"]
+
+
 def test_plain_programs_train_too_and_netc_exports_the_weights(
     train: Path, generated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -94,7 +118,11 @@ def test_mistakes_are_said_in_a_sentence(train: Path, generated: Path, tmp_path:
     model, data = generated / "model", generated / "digits.safetensors"
     cut = tmp_path / "cut.safetensors"
     cut.write_bytes(data.read_bytes()[:1000])
-    nowhere = tmp_path / "nowhere"
+    nowhere, tensors = tmp_path / "nowhere", load_file(data)
+    empty, few, number = (tmp_path / f"{name}.safetensors" for name in ("empty", "few", "number"))
+    save_file({name: array[:0] if "test" in name else array for name, array in tensors.items()}, empty)
+    save_file(tensors | {"test.label": tensors["test.label"][:7]}, few)
+    save_file(tensors | {"train.image": np.array(1, np.float32)}, number)
     for arguments, said in (
         ([], "an artifact and a file of data are needed"),
         ([model, data, "--color", "red"], "there is no option --color"),
@@ -103,7 +131,11 @@ def test_mistakes_are_said_in_a_sentence(train: Path, generated: Path, tmp_path:
         ([nowhere, data], f"{nowhere / 'manifest.json'} does not exist"),
         ([model, nowhere], f"{nowhere} does not exist"),
         ([model, cut], f"{cut} is not a complete safetensors file"),
-        ([model, model / "init.safetensors"], "the data have no field train.image"),
+        ([model, model / "init.safetensors"], "the data have no split train"),
+        ([model, empty], "the field test.image of the data has no samples"),
+        ([model, few], "fields of the split test differ in their number of samples: 360, but 7 of test.label"),
+        ([model, number], "the field train.image of the data has no samples"),
+        ([model, data, "--out", model], f"--out {model} is a folder; name a file"),
         ([model, data, "--out", nowhere / "w"], f"{nowhere}, the folder of --out, does not exist"),
     ):
         result = run(train, *arguments)

@@ -1,5 +1,6 @@
 """The program of docs/deploy.md is examples/host.py, and trains as the driver does, by packed programs and plain."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -9,7 +10,16 @@ from pathlib import Path
 import pytest
 
 from tests.command_line import in_process
-from tests.javascript import EXAMPLES, ROOT, prepare, require_agreement, trained_by_the_driver
+from tests.javascript import (
+    EXAMPLES,
+    FIRST,
+    ROOT,
+    package_of_a_checkpoint,
+    prepare,
+    require_agreement,
+    spoilt,
+    trained_by_the_driver,
+)
 
 HOST = EXAMPLES / "host.py"
 STEPS = 25  # batch 22 is the first that goes on at the beginning of the data
@@ -27,20 +37,57 @@ def plain(packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     return tmp_path
 
 
-@pytest.mark.parametrize("kind", ["packed", "plain"])
-def test_the_weights_are_those_of_the_driver(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def package(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return package_of_a_checkpoint(packed, tmp_path_factory.mktemp("host_package"))
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, HOST, *arguments], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("kind", "steps", "last"), [("packed", STEPS, STEPS), ("plain", STEPS, STEPS), ("package", 3, FIRST + 3)]
+)
+def test_the_weights_are_those_of_the_driver(
+    kind: str, steps: int, last: int, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
     folder, weights = request.getfixturevalue(kind), tmp_path / "weights.safetensors"
-    arguments = [folder / "model", folder / "digits.safetensors", str(STEPS), weights]
-    result = subprocess.run([sys.executable, HOST, *arguments], capture_output=True, text=True, check=False)
+    result = run(folder / "model", folder / "digits.safetensors", str(steps), weights)
     assert result.returncode == 0, result.stderr
     # The same engine on one thread: equal bits.
-    require_agreement(weights, trained_by_the_driver(folder, STEPS), 0.0, "examples/host.py")
-    assert result.stdout.splitlines()[-1].startswith(f"{STEPS} {{'total': ")
+    require_agreement(weights, trained_by_the_driver(folder, steps), 0.0, "examples/host.py")
+    assert result.stdout.splitlines()[-1].startswith(f"{last} {{'total': ")
 
 
 def test_it_says_what_it_takes() -> None:
-    result = subprocess.run([sys.executable, HOST], capture_output=True, text=True, check=False)
+    result = run()
     assert (result.returncode, result.stderr) == (1, "usage: python host.py ARTIFACT DATA STEPS WEIGHTS\n")
+
+
+REFUSED: list[tuple[dict[str, object], str]] = [
+    ({"phases": [{"graph": "train"}]}, "phases"),
+    ({"init_from": {"path": "w"}, "population_batches": 9}, "init_from, population_batches"),
+    ({"state": [{"name": "image.mean", "role": "data_mean"}]}, "data_mean"),
+]
+
+
+@pytest.mark.parametrize(("keys", "named"), REFUSED)
+def test_it_refuses_what_takes_more_than_steps(
+    keys: dict[str, object], named: str, packed: Path, tmp_path: Path
+) -> None:
+    manifest = json.loads((packed / "model" / "manifest.json").read_text(encoding="utf-8")) | keys
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    result = run(tmp_path, packed / "digits.safetensors", "1", tmp_path / "weights.safetensors")
+    said = f"lenet_dsn needs {named}, which this host does not do; train it with netc train\n"
+    assert (result.returncode, result.stderr) == (1, said)
+
+
+def test_it_stops_when_training_diverges(packed: Path, tmp_path: Path) -> None:
+    data, weights = spoilt(packed, tmp_path), tmp_path / "weights.safetensors"
+    result = run(packed / "model", data, "9", weights)
+    assert (result.returncode, result.stderr) == (1, "training diverged: total is nan at step 1\n")
+    assert not weights.exists()
 
 
 def test_the_program_of_the_page_is_the_example() -> None:

@@ -22,20 +22,35 @@ let charts = null;
 let shown = null; // the image whose probabilities are shown, and what is known of it
 let asked = 0;
 
-/** Set what the page as a whole is doing: loading, ready, training, paused, finished or failed. */
+/** Set what the page as a whole is doing: loading, ready, training, paused, finished, diverged or failed, which lasts. */
 function setState(state, text) {
+  if (document.documentElement.dataset.state === "failed") return; // what was under way may still end
   document.documentElement.dataset.state = state;
   element("status").textContent = text;
   element("train").disabled = !["ready", "paused"].includes(state);
   element("train").textContent = state === "paused" ? "Go on" : "Train";
   element("pause").disabled = state !== "training";
-  element("reset").disabled = !["training", "paused", "finished"].includes(state);
-  element("download").disabled = ["loading", "failed"].includes(state);
+  element("reset").disabled = !["training", "paused", "finished", "diverged"].includes(state);
+  element("download").disabled = ["loading", "diverged", "failed"].includes(state);
 }
 
 function setStep(step) {
-  element("step").textContent = `${step} / ${network.plannedSteps}`;
-  element("progress").value = step / network.plannedSteps;
+  element("step").textContent = `${step} / ${network.maxSteps}`;
+  element("progress").value = step / network.maxSteps;
+}
+
+/** Say what went wrong, and the command that mends it, if there is one. */
+function showFailure(message, command) {
+  element("failure-text").textContent = message;
+  element("failure-command").textContent = command ?? "";
+  for (const id of ["failure-command", "failure-remedy"]) element(id).hidden = !command;
+  element("failure").hidden = false;
+}
+
+function setReady() {
+  setStep(network.firstStep);
+  element("loss-chart").setAttribute("aria-label", "Loss by step: none yet");
+  setState("ready", network.firstStep ? "Ready to go on from a checkpoint." : "Ready: the network knows nothing yet.");
 }
 
 const ANSWERS = {
@@ -53,19 +68,20 @@ const ANSWERS = {
         { dots: true },
       ),
     };
-    for (const chart of Object.values(charts)) chart.end = network.plannedSteps;
+    for (const chart of Object.values(charts)) chart.end = network.maxSteps;
     held = new HeldOut(element("digits"), test, full, choose);
     element("engine").textContent =
       `${name}: ${whole.format(parameters)} parameters, ${whole.format(trainingSamples)} training digits, ` +
       `${whole.format(test.image.shape[0])} held out; engine: ${engine}.`;
     element("notice").textContent = notice;
     element("notice").hidden = !notice;
-    setStep(0);
-    setState("ready", "Ready: the network knows nothing yet.");
+    setReady();
   },
   step({ step, metrics, rate }) {
     setStep(step);
-    element("loss").textContent = metrics[network.losses[0]].toFixed(3);
+    const loss = metrics[network.losses[0]].toFixed(3);
+    element("loss").textContent = loss;
+    element("loss-chart").setAttribute("aria-label", `Loss by step: ${loss} after ${step} steps`);
     element("rate").textContent = whole.format(Math.round(rate));
     charts.loss.add(step, network.losses.map((loss) => metrics[loss]));
   },
@@ -87,8 +103,8 @@ const ANSWERS = {
   reset() {
     for (const chart of Object.values(charts)) chart.clear();
     for (const id of ["loss", "rate"]) element(id).textContent = "–";
-    setStep(0);
-    setState("ready", "Ready: the network knows nothing yet.");
+    element("failure").hidden = true; // of training that diverged
+    setReady();
   },
   prediction({ id, probabilities }) {
     if (id === asked && shown) showProbabilities(probabilities);
@@ -100,12 +116,13 @@ const ANSWERS = {
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 60_000); // when the browser has surely taken it
   },
+  diverged({ message }) {
+    showFailure(message);
+    setState("diverged", "Diverged.");
+  },
   failure({ message, command }) {
+    showFailure(message, command);
     setState("failed", "Stopped.");
-    element("failure-text").textContent = message;
-    element("failure-command").textContent = command ?? "";
-    for (const id of ["failure-command", "failure-remedy"]) element(id).hidden = !command;
-    element("failure").hidden = false;
   },
 };
 

@@ -6,30 +6,36 @@ const PEN = 0.07; // of the canvas' width; what the network sees does not depend
 export class Pad {
   #canvas;
   #strokes = [];
+  #growing = null; // the stroke under the pen, and the pen's pointerId
   #changed;
 
   constructor(canvas, changed) {
     this.#canvas = canvas;
     this.#changed = changed;
     canvas.addEventListener("pointerdown", (event) => {
-      if (event.button !== 0) return;
+      if (event.button !== 0 || this.#growing) return; // a second finger draws nothing
       canvas.setPointerCapture(event.pointerId);
-      this.#strokes.push([this.#point(event)]);
+      this.#growing = { pointer: event.pointerId, stroke: [this.#point(event)] };
+      this.#strokes.push(this.#growing.stroke);
       this.#update();
     });
     canvas.addEventListener("pointermove", (event) => {
-      if (!canvas.hasPointerCapture(event.pointerId)) return;
+      if (event.pointerId !== this.#growing?.pointer) return;
       // A browser may give several places at once, of which the curve would miss all but the last.
       const events = event.getCoalescedEvents?.() ?? [];
-      for (const one of events.length ? events : [event]) this.#strokes.at(-1).push(this.#point(one));
+      for (const one of events.length ? events : [event]) this.#growing.stroke.push(this.#point(one));
       this.#update();
+    });
+    canvas.addEventListener("lostpointercapture", (event) => {
+      if (event.pointerId === this.#growing?.pointer) this.#growing = null;
     });
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.#draw());
   }
 
-  /** Take all strokes away. */
+  /** Take all strokes away, one that is being drawn too. */
   clear() {
     this.#strokes = [];
+    this.#growing = null;
     this.#draw();
   }
 

@@ -9,6 +9,7 @@ import { createReadStream } from "node:fs";
 import { stat } from "node:fs/promises";
 import { createServer } from "node:http";
 import { extname, join, normalize, sep } from "node:path";
+import { pipeline } from "node:stream/promises";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 
@@ -75,13 +76,15 @@ function pathOf(url) {
 
 async function answer(request, response) {
   const path = pathOf(request.url);
-  if (path === "/") return response.writeHead(302, { Location: "/browser/" }).end();
-  const file = request.method === "GET" ? fileOf(path) : null;
+  if (path === "/" || path === "/browser") return response.writeHead(302, { ...HEADERS, Location: "/browser/" }).end();
+  const file = ["GET", "HEAD"].includes(request.method) ? fileOf(path) : null;
   const found = file && (await stat(file).catch(() => null));
   if (!found?.isFile()) return response.writeHead(404, HEADERS).end("not found");
   const type = TYPES[extname(file)] ?? "application/octet-stream";
   response.writeHead(200, { ...HEADERS, "Content-Type": type, "Content-Length": found.size });
-  createReadStream(file).on("error", (error) => response.destroy(error)).pipe(response);
+  if (request.method === "HEAD") return response.end();
+  // Closes both, whichever ends first: a visitor who leaves in the middle is no error of the server.
+  await pipeline(createReadStream(file), response).catch((error) => response.destroy(error));
 }
 
 const server = createServer(answer);

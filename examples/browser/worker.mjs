@@ -4,16 +4,20 @@ import { Artifact, Trainer, readSafetensors, sampleCount, splitOf, take } from "
 
 // The third bundle, ort.webgpu, has no float64 in its part for the CPU, in which learning rates and folding are computed.
 const ENGINES = { wasm: "ort.wasm.bundle.min.mjs", webgpu: "ort.bundle.min.mjs" };
+const PREPARE = "python examples/browser/prepare.py";
 const ERRORS_ONLY = 3;
 const STEPS_BETWEEN_TESTS = 10;
-const RATE_MEMORY = 0.9; // weight of the past in the mean time of a step
+const RATE_MEMORY = 0.9; // weight of the past in the mean time of a run
 
 let trainer;
 let train;
 let test;
 let running = false;
 let loop = Promise.resolve();
-let secondsPerStep = 0;
+let secondsPerRun = 0;
+
+/** Training that has no use any more, but may begin anew. */
+class Diverged extends Error {}
 
 /** An error that the visitor can mend; `command` does it. */
 class Missing extends Error {
@@ -42,7 +46,7 @@ const breathe = () =>
 async function read(name) {
   const response = await fetch(`generated/${name}`);
   if (!response.ok) {
-    throw new Missing(`The server has no generated/${name}.`, "python examples/browser/prepare.py");
+    throw new Missing(`The server has no generated/${name}.`, PREPARE);
   }
   return new Uint8Array(await response.arrayBuffer());
 }
@@ -56,18 +60,20 @@ async function engineOf(name) {
 }
 
 /** Return the trainer on WebGPU and an empty notice; or null and why there is none. */
-async function onWebGPU(artifact, plannedSteps) {
+async function onWebGPU(artifact, maxSteps) {
   if (!(await navigator.gpu?.requestAdapter())) {
     return [null, "This browser offers no WebGPU here; training runs on WebAssembly instead."];
   }
+  let made;
   try {
     const sessionOptions = { executionProviders: ["webgpu", "wasm"], logSeverityLevel: ERRORS_ONLY };
-    const options = { plannedSteps, sessionOptions, stateOnDevice: true };
-    const made = await Trainer.create(await engineOf("webgpu"), artifact, options);
+    const options = { maxSteps, sessionOptions, stateOnDevice: true };
+    made = await Trainer.create(await engineOf("webgpu"), artifact, options);
     await made.step(take(train, 0, artifact.manifest.batch_size)); // what an engine refuses, it may say only now
     made.reset();
     return [made, ""];
   } catch (error) {
+    await made?.release();
     return [null, `WebGPU refused the training step (${error.message}); training runs on WebAssembly instead.`];
   }
 }
@@ -76,14 +82,15 @@ async function load({ engine, steps }) {
   const artifact = await Artifact.load((name) => read(`model/${name}`));
   const { tensors, metadata } = readSafetensors(await read("digits.safetensors"));
   [train, test] = [splitOf(tensors, "train"), splitOf(tensors, "test")];
-  const plannedSteps = steps ?? artifact.plannedSteps(sampleCount(train));
+  if (!metadata.value_range) throw new Missing("generated/digits.safetensors has no value_range.", PREPARE);
+  const maxSteps = steps ? artifact.firstStep + steps : artifact.plannedSteps(sampleCount(train));
   let notice = "";
-  if (engine === "webgpu") [trainer, notice] = await onWebGPU(artifact, plannedSteps);
+  if (engine === "webgpu") [trainer, notice] = await onWebGPU(artifact, maxSteps);
   const isGPU = Boolean(trainer);
   if (!trainer) {
     const ort = await engineOf("wasm");
     const sessionOptions = { executionProviders: ["wasm"], logSeverityLevel: ERRORS_ONLY };
-    trainer = await Trainer.create(ort, artifact, { plannedSteps, sessionOptions });
+    trainer = await Trainer.create(ort, artifact, { maxSteps, sessionOptions });
     engine = `WebAssembly, ${ort.env.wasm.numThreads === 1 ? "1 thread" : `${ort.env.wasm.numThreads} threads`}`;
   }
   const parameters = artifact.interface("infer").inputs.filter(({ role }) => role === "parameter");
@@ -94,7 +101,8 @@ async function load({ engine, steps }) {
     name: artifact.manifest.name,
     engine: isGPU ? "WebGPU" : engine,
     notice,
-    plannedSteps,
+    firstStep: artifact.firstStep,
+    maxSteps,
     trainingSamples: shape[0],
     parameters: parameters.reduce((sum, spec) => sum + spec.shape.reduce((a, b) => a * b, 1), 0),
     losses: [...artifact.metricsOf("loss"), ...artifact.metricsOf("side_loss")],
@@ -117,20 +125,23 @@ async function measure() {
 }
 
 async function run() {
-  const batch = trainer.artifact.manifest.batch_size;
-  while (running && trainer.steps < trainer.plannedSteps) {
-    const start = performance.now();
-    const metrics = await inTurn(() => trainer.step(take(train, trainer.steps * batch, batch)));
+  const { batch_size: batch } = trainer.artifact.manifest;
+  const { maxSteps } = trainer;
+  while (running && trainer.steps < maxSteps) {
+    const [start, before] = [performance.now(), trainer.steps];
+    const metrics = await inTurn(() => trainer.step(take(train, trainer.runs * batch, batch)));
     const seconds = (performance.now() - start) / 1000;
-    secondsPerStep = secondsPerStep ? RATE_MEMORY * secondsPerStep + (1 - RATE_MEMORY) * seconds : seconds;
-    postMessage({ type: "step", step: trainer.steps, metrics, rate: batch / secondsPerStep });
-    const broken = Object.entries(metrics).find(([, value]) => !Number.isFinite(value));
-    if (broken) throw new Error(`Training diverged: ${broken[0]} is ${broken[1]} at step ${trainer.steps}.`);
-    if (trainer.steps % STEPS_BETWEEN_TESTS === 0 || trainer.steps === trainer.plannedSteps) await measure();
+    secondsPerRun = secondsPerRun ? RATE_MEMORY * secondsPerRun + (1 - RATE_MEMORY) * seconds : seconds;
+    const { steps } = trainer;
+    if (steps > before) postMessage({ type: "step", step: steps, metrics, rate: batch / secondsPerRun });
+    if (trainer.artifact.isDiverged(metrics)) {
+      throw new Diverged(`Training diverged: the loss is ${metrics.total} at step ${steps}. Reset starts anew.`);
+    }
+    if (steps > before && (steps % STEPS_BETWEEN_TESTS === 0 || steps === maxSteps)) await measure();
     await breathe();
   }
   running = false;
-  postMessage({ type: "stopped", finished: trainer.steps >= trainer.plannedSteps });
+  postMessage({ type: "stopped", finished: trainer.steps >= maxSteps });
 }
 
 const ACTIONS = {
@@ -147,7 +158,7 @@ const ACTIONS = {
     running = false;
     await loop.catch(() => {});
     await inTurn(() => trainer.reset());
-    secondsPerStep = 0;
+    secondsPerRun = 0;
     postMessage({ type: "reset" });
     await measure();
   },
@@ -168,6 +179,7 @@ onmessage = async ({ data }) => {
     await ACTIONS[data.type](data);
   } catch (error) {
     running = false;
-    postMessage({ type: "failure", message: error.message, command: error.command ?? null });
+    const type = error instanceof Diverged ? "diverged" : "failure";
+    postMessage({ type, message: error.message, command: error.command ?? null });
   }
 };

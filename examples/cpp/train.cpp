@@ -1,4 +1,4 @@
-// Trains a network that netc has compiled, evaluates it, classifies some samples, and writes its weights.
+// Trains a network that netc has compiled, writes its weights, evaluates it, and classifies some samples.
 //
 // Nothing here knows the network: names, types, shapes and roles of all tensors are those of manifest.json, which
 // docs/artifact.md describes. The data are one safetensors file with the fields of both splits (`train.image`, ...).
@@ -44,9 +44,15 @@ constexpr auto usage =
     "--threads  of ONNX Runtime: all cores\n"
     "--out      file for the trained weights: weights.safetensors\n";
 constexpr std::int64_t shown = 5;  // samples to classify
+constexpr int diverged = 4;        // the exit code of netc train
 
 /// What the user can mend, said in one sentence.
 struct Mistake : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+/// Training that has no use any more.
+struct Diverged : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
@@ -138,7 +144,7 @@ std::vector<char> read_file(const fs::path& path) {
 
 struct TensorFile {
   Tensors tensors;
-  Json metadata;
+  Json metadata = Json::object();
 };
 
 TensorFile read_safetensors(const fs::path& path) {
@@ -179,11 +185,20 @@ void write_safetensors(const fs::path& path, const Tensors& tensors) {
   auto text = header.dump();
   text.resize((text.size() + 7) / 8 * 8, ' ');
   const std::uint64_t length = text.size();
-  std::ofstream file(path, std::ios::binary);
+  // Under another name until it is complete, so that the file is there as a whole or not at all.
+  auto partial = path;
+  partial += ".partial";
+  std::ofstream file(partial, std::ios::binary);
   file.write(reinterpret_cast<const char*>(&length), sizeof length) << text;
   for (const auto& [name, value] : tensors)
     file.write(bytes_at(value), static_cast<std::streamsize>(bytes_of(value)));
-  if (!file.flush()) throw Mistake(path.string() + " cannot be written");
+  file.close();
+  std::error_code failed, ignored;
+  if (file) fs::rename(partial, path, failed);
+  if (!file || failed) {
+    fs::remove(partial, ignored);
+    throw Mistake(path.string() + " cannot be written" + (failed ? ": " + failed.message() : ""));
+  }
 }
 
 /// One ONNX file with the names and roles of its inputs and outputs.
@@ -229,7 +244,7 @@ struct Program {
       const auto field = data.find(name);
       if (field == data.end()) throw Mistake("the data have no field " + name);
       auto shape = shape_of(field->second);
-      const auto total = shape.at(0);
+      const auto total = shape.at(0);  // as samples_of has made sure
       shape[0] = count;
       const auto row = static_cast<std::int64_t>(elements(shape)) / count;  // numbers in a sample
       const auto& type = type_named(input.at("dtype").get<std::string>());
@@ -255,14 +270,20 @@ struct Program {
   }
 };
 
-/// Returns the number of samples in the test split, by a field that the program takes.
-std::int64_t samples_of(const Program& program, const Tensors& data) {
-  for (const auto& input : program.inputs) {
-    if (input.at("role") != "batch") continue;
-    const auto field = data.find("test." + input.at("field").get<std::string>());
-    if (field != data.end()) return shape_of(field->second).at(0);
+/// Returns the number of samples in a split; throws Mistake unless all its fields have equally many.
+std::int64_t samples_of(const Tensors& data, const std::string& split) {
+  std::optional<std::int64_t> total;
+  for (const auto& [name, value] : data) {
+    if (!name.starts_with(split + ".")) continue;
+    const auto shape = shape_of(value);
+    if (shape.empty() || shape[0] < 1) throw Mistake("the field " + name + " of the data has no samples");
+    if (total.value_or(shape[0]) != shape[0])
+      throw Mistake("fields of the split " + split + " differ in their number of samples: " + std::to_string(*total) +
+                    ", but " + std::to_string(shape[0]) + " of " + name);
+    total = shape[0];
   }
-  throw Mistake("the data have no test split with a field that the network takes");
+  if (!total) throw Mistake("the data have no split " + split);
+  return *total;
 }
 
 /// Replaces tensors by the flat buffers that programs take them in, if there are any (`netc compile --target web`).
@@ -361,7 +382,9 @@ void classify(Program& fold, Program& infer, Tensors& state, const TensorFile& d
     const auto at = static_cast<std::size_t>(index);
     return at < names.size() ? names.at(at).get<std::string>() : std::to_string(index);
   };
-  const auto& labels = data.tensors.at("test." + scores->at("label").get<std::string>());
+  const auto found = data.tensors.find("test." + scores->at("label").get<std::string>());
+  if (found == data.tensors.end()) return;
+  const auto& labels = found->second;
   for (std::int64_t i = 0; i < count; ++i) {
     const auto* row = value.GetTensorData<float>() + i * classes;
     const auto best = std::max_element(row, row + classes) - row;
@@ -378,10 +401,13 @@ void train(const Options& options) {
   const auto folder = options.out.parent_path();
   if (!folder.empty() && !fs::is_directory(folder))
     throw Mistake(folder.string() + ", the folder of --out, does not exist");
+  if (fs::is_directory(options.out)) throw Mistake("--out " + options.out.string() + " is a folder; name a file");
   const auto content = read_file(options.artifact / "manifest.json");
   const auto manifest = Json::parse(content.begin(), content.end());
   require_plain(manifest);
   const auto data = read_safetensors(options.data);
+  samples_of(data.tensors, "train");
+  const auto total = samples_of(data.tensors, "test");
   auto state = read_safetensors(options.artifact / "init.safetensors").tensors;
 
   const Ort::Env env(ORT_LOGGING_LEVEL_WARNING, "netc");
@@ -392,14 +418,16 @@ void train(const Options& options) {
   };
   auto program = load("train"), eval = load("eval"), fold = load("fold"), infer = load("infer");
 
-  const auto made = number(state.at("step"));  // more than 0 in a package of a checkpoint
+  const auto made = static_cast<std::int64_t>(number(state.at("step")));  // more than 0 in a package of a checkpoint
+  const auto end = made + options.steps;
   for (const auto& tensor : manifest.at("state"))
-    if (tensor.at("role") == "max_steps") set_number(state.at(tensor.at("name")), made + options.steps);
+    if (tensor.at("role") == "max_steps") set_number(state.at(tensor.at("name")), static_cast<double>(end));
   pack(state, manifest);
 
   const auto batch_size = manifest.at("batch_size").get<std::int64_t>();
-  const auto runs = manifest.value("iter_size", 1);  // for one update
-  for (int run = 0; run < options.steps * runs; ++run) {
+  const auto runs = manifest.value("iter_size", std::int64_t{1});  // for one update
+  const auto mixed = manifest.at("spec").at("solver").at("precision") == "mixed";
+  for (auto run = made * runs; run < end * runs; ++run) {
     auto batch = program.batch(data.tensors, "train", run * batch_size, batch_size);
     auto results = program.run({&state, &batch});
     // What the step has read dies as what it wrote takes its name: two sets of buffers, none copied.
@@ -407,18 +435,21 @@ void train(const Options& options) {
       if (output.at("role") == "next")
         state.insert_or_assign(output.at("feeds"), std::move(results.at(output.at("name").get<std::string>())));
     const auto step = (run + 1) / runs;
-    if ((run + 1) % runs == 0 && (step % 10 == 0 || step == options.steps))
-      print("step " + std::to_string(step) + "/" + std::to_string(options.steps), program.outputs,
+    if (const auto loss = number(results.at("total")); !std::isfinite(loss) && !mixed)
+      throw Diverged(std::string("training diverged: total is ") + (std::isnan(loss) ? "nan" : "infinite") +
+                     " at step " + std::to_string(step));
+    if ((run + 1) % runs == 0 && (step % 10 == 0 || step == end))
+      print("step " + std::to_string(step) + "/" + std::to_string(end), program.outputs,
             [&](const Json& output) { return number(results.at(output.at("name").get<std::string>())); });
   }
-
-  const auto total = samples_of(eval, data.tensors);
-  evaluate(eval, state, data.tensors, total, batch_size);
-  classify(fold, infer, state, data, total);
 
   unpack(state, manifest);
   write_safetensors(options.out, state);
   std::cout << "wrote " << options.out.string() << "\n";
+
+  pack(state, manifest);
+  evaluate(eval, state, data.tensors, total, batch_size);
+  classify(fold, infer, state, data, total);
 }
 
 int whole_number(const std::string& option, const std::string& text, int least) {
@@ -473,6 +504,9 @@ int main(int count, char** arguments) {
   } catch (const Mistake& mistake) {
     std::cerr << mistake.what() << "\n";
     return 2;
+  } catch (const Diverged& end) {
+    std::cerr << end.what() << "\n";
+    return diverged;
   } catch (const Json::exception& error) {
     std::cerr << "the artifact or the data are not what netc writes: " << error.what() << "\n";
     return 2;

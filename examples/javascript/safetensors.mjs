@@ -5,6 +5,8 @@
  * order.
  */
 
+import { HostError } from "./errors.mjs";
+
 const TYPES = {
   F64: ["float64", Float64Array],
   F32: ["float32", Float32Array],
@@ -22,20 +24,21 @@ const CODES = Object.fromEntries(Object.entries(TYPES).map(([code, [dtype]]) => 
 const ARRAYS = Object.fromEntries(Object.values(TYPES));
 const PREFIX = 8;
 
-/** Return a new typed array of `length` zeros for a dtype; throws Error for one that has none. */
+/** Return a new typed array of `length` zeros for a dtype; throws HostError for one that has none. */
 export function zeros(dtype, length) {
   const Type = ARRAYS[dtype];
-  if (!Type) throw new Error(`tensors of ${dtype} are not supported; known: ${Object.keys(ARRAYS).join(", ")}`);
+  if (!Type) throw new HostError(`tensors of ${dtype} are not supported; known: ${Object.keys(ARRAYS).join(", ")}`);
   return new Type(length);
 }
 
 /**
  * Read a file from its bytes (Uint8Array) into `{tensors, metadata}`: a Map from name to tensor, and an object of texts.
  *
- * Throws Error if the bytes are no complete safetensors file.
+ * Throws HostError if the bytes are no complete safetensors file: tensors fill it without gaps.
  */
-export function readSafetensors(bytes) {
-  const damaged = (why) => new Error(`this is not a complete safetensors file: ${why}`);
+export function readSafetensors(file) {
+  // A Buffer of Node is a Uint8Array whose slices are views, not copies.
+  const bytes = new Uint8Array(file.buffer, file.byteOffset, file.byteLength);
   if (bytes.length < PREFIX) throw damaged(`it has only ${bytes.length} bytes`);
   const length = Number(new DataView(bytes.buffer, bytes.byteOffset, PREFIX).getBigUint64(0, true));
   if (length > bytes.length - PREFIX) throw damaged(`its header should have ${length} bytes`);
@@ -45,19 +48,35 @@ export function readSafetensors(bytes) {
   } catch (error) {
     throw damaged(`its header is not JSON (${error.message})`);
   }
+  if (!isObject(header)) throw damaged("its header is no object");
   const { __metadata__: metadata = {}, ...entries } = header;
+  if (!isObject(metadata)) throw damaged("its metadata are no object");
   const values = bytes.subarray(PREFIX + length);
   const tensors = new Map();
-  for (const [name, { dtype, shape, data_offsets: [start, end] }] of Object.entries(entries)) {
-    if (!TYPES[dtype]) throw new Error(`the tensor "${name}" is ${dtype}, which is not supported`);
+  const spans = [];
+  for (const [name, entry] of Object.entries(entries)) {
+    const { dtype, shape, data_offsets: offsets } = entry ?? {};
+    if (!areSizes(shape) || !areSizes(offsets) || offsets.length !== 2) {
+      throw damaged(`the header of "${name}" has no shape and data_offsets of whole numbers`);
+    }
+    if (!Object.hasOwn(TYPES, dtype)) throw new HostError(`the tensor "${name}" is ${dtype}, which is not supported`);
     const [type, Type] = TYPES[dtype];
+    const [start, end] = offsets;
     const size = Type.BYTES_PER_ELEMENT * elements(shape);
-    if (end - start !== size || start < 0 || end > values.length) throw damaged(`"${name}" should have ${size} bytes`);
+    if (end - start !== size || end > values.length) throw damaged(`"${name}" should have ${size} bytes`);
+    spans.push(offsets);
     // A copy, because a typed array has to begin at a multiple of its element's size.
     tensors.set(name, { dtype: type, shape, data: new Type(values.slice(start, end).buffer) });
   }
+  spans.sort(([a, b], [c, d]) => a - c || b - d);
+  const isFull = spans.every(([start], at) => start === (at ? spans[at - 1][1] : 0));
+  if (!isFull || (spans.at(-1)?.[1] ?? 0) !== values.length) throw damaged("its tensors overlap, or leave gaps");
   return { tensors, metadata };
 }
+
+const damaged = (why) => new HostError(`this is not a complete safetensors file: ${why}`);
+const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
+const areSizes = (value) => Array.isArray(value) && value.every((size) => Number.isSafeInteger(size) && size >= 0);
 
 /**
  * Return the bytes (Uint8Array) of a file with the tensors of a Map and an object of texts as metadata.

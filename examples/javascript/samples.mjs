@@ -1,5 +1,6 @@
 /** Samples: an object from field name ("image", "label") to a tensor whose first axis counts samples. */
 
+import { HostError } from "./errors.mjs";
 import { elements, zeros } from "./safetensors.mjs";
 
 /** Return the number of samples. */
@@ -12,10 +13,21 @@ export function take(samples, start, count) {
   return Object.fromEntries(Object.entries(samples).map(([name, field]) => [name, takeField(field, start, count)]));
 }
 
-/** Return the samples of a split ("train" or "test") of the file that prepare.py writes, given its tensors. */
+/**
+ * Return the samples of a split ("train" or "test") of the file that prepare.py writes, given its tensors.
+ *
+ * Throws HostError if there are none, or if its fields do not have equally many.
+ */
 export function splitOf(tensors, split) {
   const fields = [...tensors].filter(([name]) => name.startsWith(`${split}.`));
-  if (!fields.length) throw new Error(`the data have no split "${split}"`);
+  if (!fields.length) throw new HostError(`the data have no split "${split}"`);
+  const [[first, { shape: [total] }]] = fields;
+  for (const [name, { shape }] of fields) {
+    if (!shape[0]) throw new HostError(`the field "${name}" of the data has no samples; its shape is [${shape}]`);
+    if (shape[0] !== total) {
+      throw new HostError(`the data have ${total} samples of "${first}", but ${shape[0]} of "${name}"`);
+    }
+  }
   return Object.fromEntries(fields.map(([name, tensor]) => [name.slice(split.length + 1), tensor]));
 }
 

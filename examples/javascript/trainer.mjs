@@ -1,5 +1,6 @@
 /** Training, evaluation and prediction by the programs of an artifact, on any ONNX Runtime for JavaScript. */
 
+import { HostError } from "./errors.mjs";
 import { elements, writeSafetensors, zeros } from "./safetensors.mjs";
 import { sampleCount, take } from "./samples.mjs";
 import { pack, unpack } from "./state.mjs";
@@ -14,24 +15,45 @@ export class Trainer {
   #inference = null;
 
   /**
-   * `ort` is the module onnxruntime-web or onnxruntime-node; `plannedSteps` is the number of updates after which schedules
-   * end; `sessionOptions` go to each session. With `stateOnDevice`, for WebGPU, float32 state stays on the GPU between
-   * steps.
+   * `ort` is the module onnxruntime-web or onnxruntime-node; `maxSteps` is the number of the update at which schedules end,
+   * counted as `steps` is; `sessionOptions` go to each session. With `stateOnDevice`, for WebGPU, float32 state stays on
+   * the GPU between steps.
+   *
+   * Throws HostError if the engine refuses a program.
    */
-  static async create(ort, artifact, { plannedSteps, sessionOptions = {}, stateOnDevice = false }) {
-    const trainer = new Trainer(ort, artifact, plannedSteps, sessionOptions, stateOnDevice);
-    for (const key of ["train", "eval", "fold", "infer"]) await trainer.#open(key);
+  static async create(ort, artifact, { maxSteps, sessionOptions = {}, stateOnDevice = false }) {
+    const trainer = new Trainer(ort, artifact, maxSteps, sessionOptions, stateOnDevice);
+    try {
+      for (const key of ["train", "eval", "fold", "infer"]) await trainer.#open(key);
+    } catch (error) {
+      await trainer.release();
+      throw error;
+    }
     trainer.reset();
     return trainer;
   }
 
-  constructor(ort, artifact, plannedSteps, sessionOptions, stateOnDevice) {
+  constructor(ort, artifact, maxSteps, sessionOptions, stateOnDevice) {
     this.#ort = ort;
     this.artifact = artifact;
-    this.plannedSteps = plannedSteps;
+    this.maxSteps = maxSteps;
     this.#options = sessionOptions;
     this.#onDevice = stateOnDevice;
-    this.steps = 0;
+    this.runs = 0;
+  }
+
+  /** The number of updates that the state has seen; a package of a checkpoint begins above 0. */
+  get steps() {
+    return Number(this.#state.get(this.artifact.stepName).data[0]);
+  }
+
+  /** Give back what the engine holds; the trainer is of no use afterwards. */
+  async release() {
+    this.#replace(new Map());
+    for (const tensor of this.#state.values()) this.#release(tensor);
+    this.#state.clear();
+    for (const session of this.#sessions.values()) await session.release();
+    this.#sessions.clear();
   }
 
   async #open(key) {
@@ -43,22 +65,29 @@ export class Trainer {
         outputs.map((spec) => [spec.name, stays(spec) ? "gpu-buffer" : "cpu"]),
       );
     }
-    this.#sessions.set(key, await this.#ort.InferenceSession.create(await this.artifact.program(key), options));
+    const program = await this.artifact.program(key);
+    try {
+      this.#sessions.set(key, await this.#ort.InferenceSession.create(program, options));
+    } catch (error) {
+      throw new HostError(`${this.artifact.interface(key).file} cannot be loaded: ${error.message}`);
+    }
   }
 
   /** Go back to the initial state. */
   reset() {
     const named = new Map(this.artifact.initial);
     for (const { name, role, dtype } of this.artifact.manifest.state) {
-      if (role === "max_steps") named.set(name, { dtype, shape: [], data: zeros(dtype, 1).fill(this.plannedSteps) });
+      if (role === "max_steps") named.set(name, { dtype, shape: [], data: zeros(dtype, 1).fill(this.maxSteps) });
     }
     const first = pack(named, this.artifact.manifest);
     this.#replace(new Map([...first].map(([name, tensor]) => [name, this.#tensor(tensor)])));
-    this.steps = 0;
+    this.runs = this.steps * this.artifact.runsPerUpdate;
   }
 
   /**
-   * Make one step on a batch of `batch_size` samples, such as `{image, label}`; return its metrics by name.
+   * Run the training program on a batch of `batch_size` samples, such as `{image, label}`; return its metrics by name.
+   *
+   * Each `artifact.runsPerUpdate`-th run makes an update, of which `steps` counts one more; `runs` counts them all.
    *
    * Throws Error if the engine does; the state is then what it was before.
    */
@@ -71,7 +100,7 @@ export class Trainer {
       if (role === "metric") metrics[name] = Number(results[name].data[0]);
     }
     this.#replace(next);
-    this.steps += 1;
+    this.runs += 1;
     return metrics;
   }
 
@@ -179,12 +208,12 @@ export class Trainer {
   }
 }
 
-/** Return the field of a batch input in the dtype that the program takes; throws Error if it does not fit. */
+/** Return the field of a batch input in the dtype that the program takes; throws HostError if it does not fit. */
 function fitted({ name, field, dtype, shape }, samples) {
   const given = samples[field];
-  if (!given) throw new Error(`a batch needs the field "${field}" for the input "${name}"`);
+  if (!given) throw new HostError(`a batch needs the field "${field}" for the input "${name}"`);
   const fits = given.shape.length === shape.length && shape.every((size, axis) => size === "N" || size === given.shape[axis]);
-  if (!fits) throw new Error(`the input "${name}" takes [${shape}], but "${field}" is [${given.shape}]`);
+  if (!fits) throw new HostError(`the input "${name}" takes [${shape}], but "${field}" is [${given.shape}]`);
   if (given.dtype === dtype) return given;
   const data = zeros(dtype, given.data.length);
   const convert = dtype.endsWith("int64") ? BigInt : Number;
