@@ -175,7 +175,8 @@ def test_what_is_damaged_is_said_in_a_sentence_before_training(
             ["--generated", "nowhere"],
             "nowhere/model/manifest.json does not exist; make it with python examples/browser/prepare.py",
         ),
-        (["--steps", "few"], "--steps should be a whole number, at least 1, not few"),
+        (["--steps", "few"], "--steps should be a whole number from 1 to 2147483647, not few"),
+        (["--threads", "9999"], "--threads should be a whole number from 0 to 256, not 9999"),
         (["--color", "red"], "usage: node train.mjs"),
     ],
 )

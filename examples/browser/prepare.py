@@ -30,7 +30,10 @@ def main() -> None:
     given = parser.parse_args()
     folder: Path = given.generated
 
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"--generated: cannot make the folder {folder}: {error.strerror}; name another one")
     overrides = [word for override in given.set for word in ("--set", override)]
     compile_ = [
         sys.executable,

@@ -16,6 +16,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iostream>
+#include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -452,11 +453,12 @@ void train(const Options& options) {
   classify(fold, infer, state, data, total);
 }
 
-int whole_number(const std::string& option, const std::string& text, int least) {
+int whole_number(const std::string& option, const std::string& text, int least, int most) {
   int value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc{} || end != text.data() + text.size() || value < least)
-    throw Mistake(option + " should be a whole number, at least " + std::to_string(least) + ", not " + text);
+  if (error != std::errc{} || end != text.data() + text.size() || value < least || value > most)
+    throw Mistake(option + " should be a whole number from " + std::to_string(least) + " to " + std::to_string(most) +
+                  ", not " + text);
   return value;
 }
 
@@ -474,8 +476,8 @@ std::optional<Options> parse(const std::vector<std::string>& arguments) {
     if (argument != "--steps" && argument != "--threads" && argument != "--out")
       throw Mistake("there is no option " + argument + "\n" + usage);
     if (++i == arguments.size()) throw Mistake(argument + " needs a value\n" + usage);
-    if (argument == "--steps") options.steps = whole_number(argument, arguments[i], 1);
-    if (argument == "--threads") options.threads = whole_number(argument, arguments[i], 0);
+    if (argument == "--steps") options.steps = whole_number(argument, arguments[i], 1, std::numeric_limits<int>::max());
+    if (argument == "--threads") options.threads = whole_number(argument, arguments[i], 0, 256);
     if (argument == "--out") options.out = arguments[i];
   }
   if (paths.size() != 2) throw Mistake("an artifact and a file of data are needed\n" + std::string(usage));

@@ -40,10 +40,10 @@ function options() {
   } catch (error) {
     throw new HostError(`${error.message}\n${USAGE}`);
   }
-  for (const [name, least] of [["steps", 1], ["threads", 0]]) {
+  for (const [name, least, most] of [["steps", 1, 2 ** 31 - 1], ["threads", 0, 256]]) {
     const number = Number(values[name]);
-    if (!Number.isInteger(number) || number < least) {
-      throw new HostError(`--${name} should be a whole number, at least ${least}, not ${values[name]}`);
+    if (!Number.isInteger(number) || number < least || number > most) {
+      throw new HostError(`--${name} should be a whole number from ${least} to ${most}, not ${values[name]}`);
     }
     values[name] = number;
   }
