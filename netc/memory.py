@@ -4,16 +4,23 @@ A tensor lives from the node that computes it to the last one that reads it; of 
 together. A view, such as the result of Reshape, is the memory of what it views. Inputs and outputs of the graph are
 held throughout and counted apart.
 
-Non-goals: the scratch memory of kernels, which an engine takes beside its arena, and its program code (1 or 2 MiB).
+Kernels take scratch memory from the arena too, while they run. That of ONNX Runtime's convolution counts (core/mlas,
+convolve.cpp): with more filters a group than places in the output, as in gradients of weights, all windows are laid out
+side by side; else each thread has a piece of them. Non-goals: other scratch memory, and program code (1 or 2 MiB).
 """
 
+import math
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
 from netc.arena import Arena
 from netc.emit import Program
+from netc.graph import Site, shape_of
 from netc.graph.sizes import VIEWS, size
+
+_PIECE = 65536  # elements of a thread's piece of the windows
+_THREADS = 2
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,7 @@ def step_memory(program: Program) -> StepMemory:
 
 
 def working_bytes(graph: ir.Graph) -> tuple[int, int]:
-    """Return the most bytes that computed tensors, without outputs, have at once, and what an arena takes for them."""
+    """Return the most bytes that computed tensors, without outputs, have at once, and what an arena takes for a run."""
     last = _last_uses(graph)
     ended: dict[ir.Node, list[ir.Value]] = {}
     for value, node in last.items():
@@ -62,10 +69,27 @@ def working_bytes(graph: ir.Graph) -> tuple[int, int]:
                 addresses[y] = arena.allocate(size(y))
                 live += size(y)
         peak = max(peak, live)
+        if scratch := scratch_bytes(node):
+            arena.release(arena.allocate(scratch))
         for value in ended.get(node, ()):
             arena.release(addresses[value])
             live -= size(value)
     return peak, arena.written
+
+
+def scratch_bytes(node: ir.Node) -> int:
+    """Return the memory that the kernel of a convolution takes while it runs; 0 for all else."""
+    if node.op_type != "Conv":
+        return 0
+    site = Site(node)
+    x, w, y = ([int(n) for n in shape_of(value)] for value in (site.x[0], site.x[1], site.y))
+    places, window = math.prod(y[2:]), math.prod(w[1:])
+    strides, pads = site.attribute("strides") or [1], site.attribute("pads") or [0]
+    if math.prod(w[2:]) == 1 and max(strides) == 1 and not any(pads):
+        return 0  # a mere product of matrices
+    filters = w[0] // (x[1] // w[1])
+    elements = places * window if filters > places else _THREADS * _PIECE
+    return elements * (site.x[0].dtype or ir.DataType.FLOAT).numpy().itemsize
 
 
 def _last_uses(graph: ir.Graph) -> dict[ir.Value, ir.Node]:

@@ -10,7 +10,7 @@ from netc.arena import ALIGNMENT, FIRST_REGION, Arena
 from netc.build import build, lower_phases, step_programs
 from netc.cli import app
 from netc.graph import GraphBuilder
-from netc.memory import step_memory, working_bytes
+from netc.memory import scratch_bytes, step_memory, working_bytes
 from netc.rewrite.passes import Platform
 from tests.zoo import compiled, loaded
 
@@ -70,6 +70,28 @@ def test_regions_double() -> None:
     arena.allocate(FIRST_REGION)
     arena.allocate(FIRST_REGION)
     assert arena.written == 3 * FIRST_REGION
+
+
+def test_scratch_of_convolutions() -> None:
+    """As the gradient of LeNet's second weights: 50 filters of 64 x 8 x 8 elements at 25 places, all at once."""
+    g = GraphBuilder("scratch")
+    gradient = g.Conv(g.input("x", g.dtype, [20, 64, 12, 12]), g.input("dy", g.dtype, [50, 64, 8, 8]))
+    forward = g.Conv(g.input("image", g.dtype, [64, 1, 28, 28]), g.input("w", g.dtype, [20, 1, 5, 5]))
+    point = g.Conv(forward, g.input("v", g.dtype, [5, 20, 1, 1]))
+    strided = g.Conv(forward, g.input("u", g.dtype, [700, 10, 1, 1]), strides=[2, 2], group=2)
+    nodes = [value.producer() for value in (gradient, forward, point, strided)]
+    windows = 25 * 64 * 8 * 8 * 4
+    assert [scratch_bytes(n) for n in nodes if n is not None] == [windows, 2 * 65536 * 4, 0, 12 * 12 * 10 * 4]
+
+
+def test_the_arena_lends_scratch_memory() -> None:
+    """The windows of a gradient are larger than all tensors together, and gone when its kernel has run."""
+    g = GraphBuilder("lent")
+    gradient = g.Conv(g.Relu(g.input("x", g.dtype, [1, 64, 9, 9])), g.input("dy", g.dtype, [50, 64, 5, 5]))
+    g.output("y", g.Relu(gradient))
+    live, taken = working_bytes(g.graph)
+    assert live == (64 * 9 * 9 + 50 * 25) * 4
+    assert live + 25 * 64 * 25 * 4 <= taken < live + 25 * 64 * 25 * 4 + 4 * ALIGNMENT
 
 
 def test_lenet() -> None:
