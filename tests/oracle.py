@@ -26,8 +26,6 @@ from netc.graph.rules import broken_rule
 from netc.rewrite.passes import Target
 
 TARGETS: tuple[Target, ...] = get_args(Target)
-PLAIN: Target = "web"  # the target whose graphs are as differentiated, but for the gradient of max pooling
-PLAIN_POOLING: Target = "cuda"  # the one whose gradient of max pooling is
 
 Arrays = dict[str, np.ndarray]
 Runner = Callable[[Mapping[str, np.ndarray]], Arrays]
@@ -77,7 +75,7 @@ class Erf(OpRun):
         return (np.vectorize(math.erf, otypes=[x.dtype])(x),)
 
 
-def to_model(graph: ir.Graph, emitted: bool = True, target: Target = PLAIN) -> onnx.ModelProto:
+def to_model(graph: ir.Graph, emitted: bool = True, target: Target = "web") -> onnx.ModelProto:
     """Return a checked model; an emitted graph also obeys the rules of graphs for its target."""
     if emitted:
         reasons = {node.name: broken_rule(node, True, target) for node in graph}

@@ -6,8 +6,9 @@ from typing import Protocol
 
 import onnx_ir as ir
 
-from netc.rewrite.passes import Platform, Target, optimize_step
-from tests.oracle import PLAIN, Arrays, direction_error, ort_runner, reference_runner, to_model
+from netc.rewrite.passes import NEEDED, Platform, Target, clean, optimize_step
+from netc.rewrite.replay import replay
+from tests.oracle import Arrays, direction_error, ort_runner, reference_runner, to_model
 
 
 class Row(Protocol):
@@ -22,8 +23,13 @@ def seed_of(row: Row) -> int:
     return zlib.crc32(row.id.encode())
 
 
-def in_ort(graph: ir.Graph, feed: Arrays, target: Target = PLAIN) -> Arrays:
-    """Run the graph of a step in ONNX Runtime, in float32 and with the lowerings of a target."""
+def in_ort(graph: ir.Graph, feed: Arrays, target: Target | None = None) -> Arrays:
+    """Run the graph of a step in ONNX Runtime, in float32 and with the lowerings of a target.
+
+    None is as differentiated, with nothing changed but batch normalization, which is put into other operators.
+    """
+    if target is None:
+        return ort_runner(to_model(clean(replay(graph, NEEDED["web"]).graph)))(feed)
     return ort_runner(to_model(optimize_step(graph, Platform(target)), target=target))(feed)
 
 

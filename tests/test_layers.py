@@ -27,7 +27,7 @@ from tests.cases.counting_metrics import COUNT_CASES
 from tests.cases.domains import BATCH, SEED, STEP, Tensors, normal, positive, whole
 from tests.cases.layers import SCORES, Kind, LayerCase
 from tests.cases.primitive_row import Arg
-from tests.oracle import DIRECTION, FLOAT32, PLAIN, TARGETS, Arrays, ort_runner, to_model, torch_gradients, worst
+from tests.oracle import DIRECTION, FLOAT32, TARGETS, Arrays, ort_runner, to_model, torch_gradients, worst
 from tests.runs import in_ort, seed_of, slope_error
 
 FLOAT, DOUBLE = ir.DataType.FLOAT, ir.DataType.DOUBLE
@@ -166,7 +166,7 @@ def test_test_phase_agrees_with_pytorch_in_a_batch_of_any_size(row: LayerCase) -
     if row.top is not None:
         assert shape_of(network.tops["it"]) == [shape_of(network.batch["image"])[0], *row.top]
     graph = graph_of(row, network, [])
-    assert not any(broken_rule(node, False, PLAIN) for node in graph)
+    assert not any(broken_rule(node, False, "web") for node in graph)
     result = ort_runner(to_model(graph, emitted=False))(feed)
     found, where = worst(result, expected_of(row, feed, [], train=False))
     assert found < FLOAT32, where

@@ -9,19 +9,19 @@ import pytest
 
 from netc.graph import GraphBuilder
 from netc.graph.counter_rng import CounterRNG
-from netc.rewrite.passes import Platform, Target, optimize_step
+from netc.rewrite.passes import Platform, optimize_step
 from tests.numpy_rng import keep_mask, random_bits
-from tests.oracle import PLAIN, PLAIN_POOLING, Arrays, error, ort_runner, to_model
+from tests.oracle import Arrays, error, to_model
+from tests.runs import in_ort
 from tests.test_lowerings import Forward, conv, pool, step
 
 SEED = 12
 
 
-def both(forward: Forward, x: np.ndarray, w: tuple[int, ...], plain: Target = PLAIN) -> tuple[Arrays, Arrays]:
+def both(forward: Forward, x: np.ndarray, w: tuple[int, ...]) -> tuple[Arrays, Arrays]:
     """Run a plain lowering and that for OpenVINO on the same numbers."""
     feed = {"x": x, "w": np.random.default_rng(SEED).standard_normal(w)}
-    targets: tuple[Target, Target] = (plain, "openvino")
-    found, fast = (ort_runner(to_model(optimize_step(step(forward, x.shape, w), Platform(t))))(feed) for t in targets)
+    found, fast = (in_ort(step(forward, x.shape, w), feed, target) for target in (None, "openvino"))
     return found, fast
 
 
@@ -115,7 +115,7 @@ def test_the_gradient_of_overlapping_windows_needs_no_indices(name: str, kind: s
     noise = np.random.default_rng(SEED).standard_normal(shape)
     image = {"noise": noise, "ties": np.floor(np.maximum(2 * noise, 0)), "constant": np.ones(shape)}[kind]
     assert "ScatterElements" not in operators(attributes, shape)
-    plain, fast = both(pool(**attributes), image.astype(np.float32), (1,), PLAIN_POOLING)
+    plain, fast = both(pool(**attributes), image.astype(np.float32), (1,))
     # Up to nine cotangents are added in another order.
     np.testing.assert_allclose(fast["dx"], plain["dx"], rtol=1e-6, atol=1e-6)
     np.testing.assert_array_equal(fast["dx"] == 0, plain["dx"] == 0)

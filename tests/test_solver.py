@@ -17,7 +17,7 @@ from netc.solver.policies import POLICIES, Clock
 from netc.solver.rules import SOLVERS
 from netc.solver.step import append_update
 from tests.cases.solvers import PLANNED, POLICY_CASES, SCHEDULE_CASES, SOLVER_CASES, CurveCase, SolverCase
-from tests.oracle import PLAIN, Arrays, Runner, ort_runner, to_model, worst
+from tests.oracle import Arrays, Runner, ort_runner, to_model, worst
 from tests.test_layers import lowered
 
 STEPS = 200
@@ -135,7 +135,7 @@ def trained(row: SolverCase) -> tuple[Network, Runner]:
     rate = append_update(network.net, SOLVERS.parse(given), network.terms[0].mean.value).rate
     for name, value in {**network.net.updates, "lr": rate}.items():
         network.net.g.output(name if name == "lr" else f"{name}.next", value)
-    return network, ort_runner(to_model(optimize_step(network.net.g.graph, Platform(PLAIN))))
+    return network, ort_runner(to_model(optimize_step(network.net.g.graph, Platform("cpu"))))
 
 
 def start(network: Network) -> tuple[Arrays, list[Arrays]]:
