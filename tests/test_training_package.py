@@ -302,7 +302,7 @@ def test_bad_input_is_one_sentence(trained: Trained, tmp_path: Path, netc: Netc)
         ("lenet", out, ["--checkpoint", "best"], "lenet is a spec, which has no checkpoints: name a run folder, or"),
         (run, out, ["--set", "name=x"], "is compiled already; give the spec instead"),
         ("no_such_spec", out, [], "no_such_spec"),
-        (run, out, ["--int8"], "--int8 is for the inference model: leave it out, or --what train"),
+        (run, out, ["--int8"], "--int8 is for the inference model: drop it, or drop --what train"),
         (run, out, ["--what", "model", "--target", "web"], "--target chooses what --what train packs"),
     ]
     for source, place, options, sentence in cases:

@@ -62,7 +62,7 @@ def export(
         typer.Option(
             "--keep-sides",
             metavar="NAME",
-            help="Give the scores of a side too, called like its layer or its loss; may be repeated.",
+            help="Give the scores of a side too, called like its layer, its loss or themselves; may be repeated.",
         ),
     ] = None,
     softmax: Annotated[
@@ -118,7 +118,7 @@ def export(
         }
         for option, value in given.items():
             if value is not None and value is not False and value != []:  # 0 is given too
-                raise UsageError(f"{option} is for the inference model: leave it out, or --what train")
+                raise UsageError(f"{option} is for the inference model: drop it, or drop --what train")
         if out is None:
             raise UsageError("--what train needs a folder or a .zip file to write: name it with -o")
         export_training(source, out, checkpoint or "init", target, overrides or (), as_json)
