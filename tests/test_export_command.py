@@ -63,6 +63,11 @@ def test_what_it_prints_for_machines(netc: Netc) -> None:
 
 BAD: list[tuple[str, int, str]] = [
     ("compiled", 2, "compiled is a compiled folder, which holds nothing trained to export; name a run folder, or the weights with --checkpoint FILE.safetensors"),
+    ("lenet_dsn", 2, "lenet_dsn is a spec, and only what is trained can be exported; name a run folder, which netc train lenet_dsn makes, or pack its training programs with --what train"),
+    ("old.onnx", 2, "old.onnx is a model already; name the run folder that it came from"),
+    ("old.zip", 2, "old.zip is a zip file; unpack it, and name the folder and --checkpoint FILE.safetensors"),
+    ("gone", 2, "gone does not exist; name a run folder, which netc train makes"),
+    ("run/checkpoints/step_66.safetensors", 2, "run/checkpoints/step_66.safetensors is not a run folder: it is a file; name a run folder, which netc train makes"),
     ("run --checkpoint gone.safetensors", 2, "there is no checkpoint gone.safetensors; give last, best, or the path of a file such as run/checkpoints/step_N.safetensors"),
     ("run -o run", 2, "run is a folder; name the file to write, such as run/model.onnx"),
     ("run -o m", 2, "m does not say its format; name it m.onnx, or m.ort for ORT format"),
@@ -87,6 +92,8 @@ BAD: list[tuple[str, int, str]] = [
 
 @pytest.mark.parametrize(("arguments", "code", "message"), BAD, ids=[row[0] for row in BAD])
 def test_mistakes(netc: Netc, arguments: str, code: int, message: str) -> None:
+    for name in ("old.onnx", "old.zip"):
+        Path(name).touch()
     before = sorted(Path().rglob("*"))
     result = netc("export", *arguments.split())
     assert (result.code, result.errors, result.out) == (code, [f"error: {message}"], "")

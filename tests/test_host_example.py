@@ -65,6 +65,28 @@ def test_it_says_what_it_takes() -> None:
     assert (result.returncode, result.stderr) == (1, "usage: python host.py ARTIFACT DATA STEPS WEIGHTS\n")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["gone", "DATA", "1", "w.safetensors"], "ARTIFACT or DATA cannot be read: "),
+        (["MODEL", "gone", "1", "w.safetensors"], "ARTIFACT or DATA cannot be read: "),
+        (["MODEL", "MODEL", "1", "w.safetensors"], "ARTIFACT or DATA cannot be read: "),
+        (["MODEL", "DATA", "0", "w.safetensors"], "STEPS should be a number from 1 on, not 0, "),
+        (["MODEL", "DATA", "-5", "w.safetensors"], "STEPS should be a number from 1 on, not -5, "),
+        (
+            ["MODEL", "DATA", "1", "gone/w.safetensors"],
+            "STEPS should be a number from 1 on, not 1, and WEIGHTS a file in",
+        ),
+        (["MODEL", "DATA", "1", "."], "STEPS should be a number from 1 on, not 1, and WEIGHTS a file in a folder"),
+    ],
+)
+def test_a_mistake_is_a_sentence(arguments: list[str], message: str, packed: Path) -> None:
+    places = {"MODEL": str(packed / "model"), "DATA": str(packed / "digits.safetensors")}
+    result = run(*(places.get(argument, argument) for argument in arguments))
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
+    assert result.stderr.startswith(message)
+
+
 REFUSED: list[tuple[dict[str, object], str]] = [
     ({"phases": [{"graph": "train"}]}, "phases"),
     ({"init_from": {"path": "w"}, "population_batches": 9}, "init_from, population_batches"),
@@ -78,6 +100,7 @@ def test_it_refuses_what_takes_more_than_steps(
 ) -> None:
     manifest = json.loads((packed / "model" / "manifest.json").read_text(encoding="utf-8")) | keys
     (tmp_path / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    shutil.copy(packed / "model" / "init.safetensors", tmp_path)
     result = run(tmp_path, packed / "digits.safetensors", "1", tmp_path / "weights.safetensors")
     said = f"lenet_dsn needs {named}, which this host does not do; train it with netc train\n"
     assert (result.returncode, result.stderr) == (1, said)

@@ -127,7 +127,7 @@ def export(
         raise UsageError("--target chooses what --what train packs; a model runs on any engine: leave it out")
     from netc.arguments import data_overrides
 
-    run = Path(source)
+    run = _folder(source)
     if fp16 and int8:
         raise UsageError("--fp16 and --int8 are two precisions: leave one of them out")
     if calibration_samples is not None and not int8:
@@ -158,6 +158,25 @@ def export(
         return export_run(run, out, checkpoint or "last", host, not no_verify, data, warn, options, programs)
 
     show_export(drive(run_export), as_json)
+
+
+def _folder(source: str) -> Path:
+    """Return the folder to export from; raises UsageError for what is something else, with what to do with it."""
+    from netc import zoo
+
+    path = Path(source)
+    if path.is_dir():
+        return path
+    if path.is_file() and path.suffix in (".onnx", ".ort"):
+        raise UsageError(f"{source} is a model already; name the run folder that it came from")
+    if path.is_file() and path.suffix == ".zip":
+        raise UsageError(f"{source} is a zip file; unpack it, and name the folder and --checkpoint FILE.safetensors")
+    if (path.is_file() and path.suffix in (".yaml", ".yml")) or source in zoo.names():
+        raise UsageError(
+            f"{source} is a spec, and only what is trained can be exported; name a run folder, which netc train "
+            f"{source} makes, or pack its training programs with --what train"
+        )
+    return path  # of which the driver says what is wrong
 
 
 def with_sides(run: Path, names: list[str]) -> dict[str, bytes]:

@@ -203,6 +203,9 @@ def test_other_programs_take_the_place_of_the_artifacts(finished_run: Path, tmp_
     loaded, other = Artifact.load(finished_run / "artifact"), infer.replace(b'"ip.bias"', b'"ip.bios"')
     with pytest.raises(MalformedError, match=r'fold computes no value for the parameter "ip\.bios" of infer'):
         loaded.with_programs({"infer": other})
+    with pytest.raises(DriverError, match=r"was compiled by netc .*\(fold computes no value .*; leave out") as caught:
+        export_run(finished_run, tmp_path / "m.onnx", host=CPU, programs={"infer": other})
+    assert caught.value.exit_code == ExitCode.USAGE
 
 
 def test_what_is_not_folded_is_said_with_the_reason(finished_run: Path, tmp_path: Path) -> None:

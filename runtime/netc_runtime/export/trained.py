@@ -10,6 +10,7 @@ from netc_runtime.checkpoint import Position, is_checkpoint
 from netc_runtime.data.base import Source
 from netc_runtime.data.batches import sample_count
 from netc_runtime.errors import DriverError, ExitCode
+from netc_runtime.jsonfields import MalformedError
 from netc_runtime.plan import Plan
 from netc_runtime.run import RunFolder
 from netc_runtime.weights import foreign_state, step_of
@@ -55,7 +56,15 @@ def find_trained(source: Path, checkpoint: str, programs: Mapping[str, bytes], w
     damaged.
     """
     folder, is_compiled = RunFolder(source), (source / MANIFEST).is_file()
-    artifact = folder.load_artifact().with_programs(programs)
+    own = folder.load_artifact()
+    try:
+        artifact = own.with_programs(programs)
+    except MalformedError as error:
+        raise DriverError(
+            f"{source} was compiled by netc {own.netc_version}, whose state is not what this version needs ({error}); "
+            "leave out what compiles the spec again, such as --keep-sides, or use that version",
+            ExitCode.USAGE,
+        ) from error
     if checkpoint not in ("last", "best"):
         path = Path(checkpoint)
         if path.is_file() and not is_checkpoint(path):
