@@ -30,9 +30,11 @@ def find(spec: str) -> Path:
     """Return the file that a SPEC argument means: a path, or the bare name of a spec of the zoo.
 
     Raises:
-        UsageError: there is neither.
+        UsageError: there is neither, or it is a zip file, as of a training package.
     """
     path = Path(spec)
+    if path.suffix == ".zip" and path.is_file():
+        raise UsageError(f"{spec} is a zip file; unpack it, and name the folder")
     if spec in names() and not path.is_file():
         return folder() / f"{spec}.yaml"
     if path.exists() or path.is_symlink():

@@ -289,6 +289,7 @@ def test_bad_input_is_one_sentence(trained: Trained, tmp_path: Path, netc: Netc)
     (full / "mine.txt").write_text("mine")
     file.write_text("mine")
     (tmp_path / "folder.zip").mkdir()
+    (tmp_path / "packed.zip").touch()
     run, artifact = str(trained.stopped), str(trained.artifact)
     cases: list[tuple[str, Path, list[str], str]] = [
         (run, out, ["--what", "tran"], "Invalid value for '--what'"),
@@ -302,6 +303,7 @@ def test_bad_input_is_one_sentence(trained: Trained, tmp_path: Path, netc: Netc)
         ("lenet", out, ["--checkpoint", "best"], "lenet is a spec, which has no checkpoints: name a run folder, or"),
         (run, out, ["--set", "name=x"], "is compiled already; give the spec instead"),
         ("no_such_spec", out, [], "no_such_spec"),
+        (str(tmp_path / "packed.zip"), out, [], "packed.zip is a zip file; unpack it, and name the folder"),
         (run, out, ["--int8"], "--int8 is for the inference model: drop it, or drop --what train"),
         (run, out, ["--what", "model", "--target", "web"], "--target chooses what --what train packs"),
     ]
