@@ -523,7 +523,7 @@ BAD_RUNS: list[tuple[list[str], int, str]] = [
     (["eval", "run", "--checkpoint", "none"], 2, "there is no checkpoint none; give last, best, or the path of a file such as run/checkpoints/step_N.safetensors"),
     (["eval", "nope"], 2, "nope does not exist; name an exported model or a run folder"),
     (["eval", "run", "--set", "data.source=mnist", "--set", "data.path=5"], 2, "data.path: path should be the folder with the four IDX files, as a text, not 5"),
-    (["export", "spec.yaml"], 2, "spec.yaml is not a run folder: it is a file; name a run folder, which netc train makes"),
+    (["export", "spec.yaml"], 2, "spec.yaml is a spec, and only what is trained can be exported; name a run folder, which netc train spec.yaml makes, or pack its training programs with --what train"),
     (["export", "run", "-o", "folder"], 2, "folder is a folder; name the file to write, such as folder/model.onnx"),
     (["export", "run", "-o", "spec.yaml/out.onnx"], 2, "cannot create spec.yaml: a part of this path is a file, not a folder; choose another place"),
     (["train", "spec.yaml", "--run", "spec.yaml"], 2, "spec.yaml is a file; choose another run folder"),
