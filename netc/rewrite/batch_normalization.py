@@ -3,9 +3,7 @@
 CUDA and WebGPU refuse it. `expand` puts operators in its place that run everywhere, with two-pass statistics (the
 one-pass form E[x^2] - E[x]^2 loses 2e-4 in float32):
     mean = E[x]    c = x - mean    var = E[c^2]    y = scale * c / sqrt(var + eps) + bias
-The last formula is the operator in inference mode fed with the statistics of the batch: one fused pass. OpenVINO gets
-`expand_with_norm`: with var = norm(c)^2 / m, for m averaged elements a channel, its reduction squares as it reads, and
-the squares are not written to memory.
+The last formula is the operator in inference mode fed with the statistics of the batch: one fused pass.
 
 A channel has the same statistics wherever it is joined to others, so that those of a Concat are the Concat of those of
 its parts. In a DenseNet, whose every layer normalizes all that came before it, each channel is summed once that way and
@@ -17,8 +15,7 @@ that go in do not count. That kernel writes the new running values into the memo
 reads those: each node needs a pair of its own. 0 * scale and 0 * bias are one for each layer.
 """
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -50,47 +47,24 @@ def _require_batch_statistics(site: Site) -> None:
 
 def expand(g: GraphBuilder, site: Site, inputs: Inputs) -> Sequence[ir.Value] | None:
     """Replace a node in training mode; keep one in inference mode."""
-
-    def variance(centred: ir.Value, axes: np.ndarray) -> ir.Value:
-        return g.ReduceMean(centred * centred, axes, keepdims=0)
-
-    return _expanded(g, site, inputs, variance)
-
-
-def expand_with_norm(g: GraphBuilder, site: Site, inputs: Inputs) -> Sequence[ir.Value] | None:
-    """Replace a node in training mode, the variance by the Euclidean norm; keep one in inference mode."""
-
-    def variance(centred: ir.Value, axes: np.ndarray) -> ir.Value:
-        norm = g.ReduceL2(centred, axes, keepdims=0)
-        shape = [int(n) for n in shape_of(centred)]
-        return norm * norm / float(math.prod(shape) // shape[1])
-
-    return _expanded(g, site, inputs, variance)
-
-
-def _expanded(
-    g: GraphBuilder, site: Site, inputs: Inputs, variance: Callable[[ir.Value, np.ndarray], ir.Value]
-) -> Sequence[ir.Value] | None:
-    """Expand a node in training mode; `variance` gives that of each channel [C] from centred values and the axes."""
     if not site.attribute("training_mode"):
         return None
     _require_batch_statistics(site)
     x, scale, bias = (value for value in inputs[:3] if value is not None)
-    mean, var = _statistics(g, x, variance)
+    mean, var = _statistics(g, x)
     return g.BatchNormalization(x, scale, bias, mean, var, epsilon=site.attribute("epsilon")), mean, var
 
 
-def _statistics(
-    g: GraphBuilder, x: ir.Value, variance: Callable[[ir.Value, np.ndarray], ir.Value]
-) -> tuple[ir.Value, ir.Value]:
+def _statistics(g: GraphBuilder, x: ir.Value) -> tuple[ir.Value, ir.Value]:
     """Return mean and variance [C] of each channel, those of joined channels from what was joined."""
     joint = x.producer()
     if joint is not None and joint.op_type == "Concat" and Site(joint).attribute("axis") == 1:
-        means, variances = zip(*(_statistics(g, part, variance) for part in Site(joint).x), strict=True)
+        means, variances = zip(*(_statistics(g, part) for part in Site(joint).x), strict=True)
         return g.Concat(*means, axis=0), g.Concat(*variances, axis=0)
     rank = len(shape_of(x))
     axes = np.array([0, *range(2, rank)], np.int64)
     mean = g.ReduceMean(x, axes, keepdims=0)
     # With as many axes as x: OpenVINO keeps channels last in memory only then.
     planes = np.array([1, -1] + [1] * (rank - 2), np.int64)
-    return mean, variance(x - (g.Reshape(mean, planes) if rank > 2 else mean), axes)
+    centred = x - (g.Reshape(mean, planes) if rank > 2 else mean)
+    return mean, g.ReduceMean(centred * centred, axes, keepdims=0)

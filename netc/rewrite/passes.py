@@ -18,6 +18,7 @@ from netc.rewrite import (
     channel_affine,
     channel_reduction,
     constant_output,
+    deep_weight_gradient,
     grouped_weight_gradient,
     input_gradient,
     matrix_weight_gradient,
@@ -39,7 +40,7 @@ Target = Literal["cpu", "cuda", "web", "openvino"]
 NEEDED: dict[Target, Rules] = {
     "cpu": {"BatchNormalization": (batch_normalization.keep, batch_normalization.expand)},
     "cuda": {"BatchNormalization": (batch_normalization.expand,), "Identity": (constant_output.compute,)},
-    "openvino": {"BatchNormalization": (batch_normalization.expand_with_norm,), **signed_bits.RULES},
+    "openvino": {"BatchNormalization": (batch_normalization.expand,), **signed_bits.RULES},
     "web": {"BatchNormalization": (batch_normalization.expand,)},
 }
 # Lowerings by engine, applied after that; each module gives its reason.
@@ -56,7 +57,14 @@ RULES: dict[Target, dict[str, Sequence[ReplayRule]]] = {
         "ReduceSum": (channel_reduction.in_two_steps,),
     },
     "openvino": {
-        "Conv": (shifted_weight_gradient.multiply, grouped_weight_gradient.group, weight_gradient.interleave),
+        "Conv": (
+            deep_weight_gradient.stack,
+            shifted_weight_gradient.multiply,
+            grouped_weight_gradient.group,
+            weight_gradient.interleave,
+        ),
+        "ReduceMean": (channel_reduction.by_product,),
+        "ReduceSum": (channel_reduction.by_product,),
         "Reshape": (average_pool_gradient.upsample,),
         "ScatterElements": (max_pool_gradient.without_indices, overlapping_pool_gradient.without_indices),
     },
