@@ -93,11 +93,8 @@ def weight_gradient(g: GraphBuilder, site: Site, inputs: Inputs) -> Sequence[ir.
         taps_down, taps_across = (int(d) for d in shape_of(site.y)[2:])
         if (down, across) != (1, 1) or ci != 1:
             return None
-        wide = [_slice(g, image, 3, v * n, out_width * n) for v in range(taps_across)]
-        shifted = g.Concat(*wide, axis=1)  # across and then down: a node for each row and column of taps
-        high = [_slice(g, shifted, 2, u, out_height) for u in range(taps_down)]
+        planes = _shifted_planes(g, image, (height, width, n), (taps_down, taps_across))
         flat = np.array([-1, out_height * out_width * n], np.int64)
-        planes = g.Reshape(g.Concat(*high, axis=1), flat)
         dw = g.Gemm(g.Reshape(carried, flat), planes, transB=1)
         return (g.Reshape(dw, np.array([1, co, taps_down, taps_across], np.int64)),)
     by_sample = g.Transpose(g.Reshape(image, np.array([ci, height * width, n], np.int64)), perm=[0, 2, 1])
@@ -106,6 +103,18 @@ def weight_gradient(g: GraphBuilder, site: Site, inputs: Inputs) -> Sequence[ir.
     rows = g.Reshape(last, np.array([1, n, height, width * ci], np.int64))
     planes = g.Reshape(carried, np.array([co, out_height, out_width, n], np.int64))
     return (correlate(g, site, rows, g.Transpose(planes, perm=[0, 3, 1, 2]), ci),)
+
+
+def _shifted_planes(g: GraphBuilder, image: ir.Value, size: tuple[int, int, int], taps: tuple[int, int]) -> ir.Value:
+    """Return what each tap reads of an image [1, 1, H, W * N], as [kh * kw, oh * ow * N]: columns first, then rows."""
+    height, width, n = size
+    high, wide = (length - tap + 1 for length, tap in zip((height, width), taps, strict=True))
+    columns = np.arange(taps[1])[:, None] + np.arange(wide)  # [kw, ow]
+    shifted = g.Gather(g.Reshape(image, np.array([height, width, n], np.int64)), columns, axis=1)  # [H, kw, ow, N]
+    # Row u + r of the shift v, of all H * kw rows, is where the tap (u, v) finds row r of the result.
+    rows = (np.arange(taps[0])[:, None, None] + np.arange(high)) * taps[1] + np.arange(taps[1])[:, None]
+    found = g.Gather(g.Reshape(shifted, np.array([height * taps[1], wide * n], np.int64)), rows.reshape(-1), axis=0)
+    return g.Reshape(found, np.array([taps[0] * taps[1], high * wide * n], np.int64))
 
 
 def max_pool(g: GraphBuilder, site: Site, inputs: Inputs) -> Sequence[ir.Value] | None:
@@ -153,7 +162,8 @@ def _pool(g: GraphBuilder, x: ir.Value, kernel: list[int]) -> ir.Value:
     """Pool over rows and columns alone; the samples are an axis of their own."""
     n, c, height, width = (int(d) for d in shape_of(x))
     volume = g.Reshape(_pack(g, x), np.array([1, c, height, width, n], np.int64))
-    return g.MaxPool(volume, kernel_shape=kernel, strides=kernel)
+    wide = g.MaxPool(volume, kernel_shape=[1, 2, 1], strides=[1, 2, 1])
+    return wide if kernel[0] == 1 else g.MaxPool(wide, kernel_shape=[2, 1, 1], strides=[2, 1, 1])
 
 
 def elementwise(g: GraphBuilder, site: Site, inputs: Inputs) -> Sequence[ir.Value] | None:
