@@ -24,6 +24,7 @@ from netc.rewrite import (
     matrix_weight_gradient,
     max_pool_gradient,
     overlapping_pool_gradient,
+    rectified_pool,
     shifted_weight_gradient,
     signed_bits,
     single_precision,
@@ -89,6 +90,8 @@ class Platform:
 def optimize_step(graph: ir.Graph, platform: Platform) -> ir.Graph:
     """Make a step, as differentiated, into one that its platform executes, and executes fast."""
     target, dtype, chosen = platform.target, platform.dtype, platform.lowerings
+    if any(node.op_type == "MaxPool" for node in graph):
+        graph = replay(graph, rectified_pool.RULES, dtype).graph
     possible = replay(graph, NEEDED[target], dtype, chosen.note, partial(chosen.rules, required=True)).graph
     verify(possible, "expanding what the engine cannot execute")
     order = partial(chosen.rules, required=False)
