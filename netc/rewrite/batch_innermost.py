@@ -8,10 +8,12 @@ A tensor x [N, C, H, W] is carried as one image [1, C, H, W * N] whose columns h
 Elementwise operators, batch normalization and sums over all but the channels see one sample, and compute the same.
 Reason: ONNX Runtime's CPU provider multiplies one matrix a sample, which for planes of 8x8 is too narrow for its
 kernels and its threads; here one product does for all samples, and everything is copied in runs of N or more. The
-gradient of 2x2 max pooling gains most. Its windows are two pairs, of columns and then of rows, whose halves are slices:
+gradient of 2x2 max pooling gains most. Its windows are two pairs, of columns and then of rows, whose halves are split
+once for both ways:
 
-    m = max(left, right)    y = max(upper m, lower m)
-    d_upper = (upper m == y) * dy    d_lower = dy - d_upper    d_left = (left == m) * dm    d_right = dm - d_left
+    m = max(left, right)                   y = max(upper m, lower m)
+    d_upper = (upper m >= lower m) * dy    d_lower = dy - d_upper
+    d_left = (left >= right) * dm          d_right = dm - d_left
 
 Left before right and upper before lower is the tie rule of Indices, the first maximum in row order; a NaN in x sends dy
 to some element of its window. The transposed convolution holds the columns of the whole batch, ci * k * k * oh * ow * N
@@ -119,11 +121,13 @@ def _shifted_planes(g: GraphBuilder, image: ir.Value, size: tuple[int, int, int]
 
 def max_pool(g: GraphBuilder, site: Site, inputs: Inputs) -> Sequence[ir.Value] | None:
     """Continue a region at a 2x2 stride-2 MaxPool on even planes; its Indices, if any, stay as they are."""
-    if _carried(inputs[0]) is None or inputs[0] is None or not tiled(site):
+    carried = _carried(inputs[0])
+    if carried is None or inputs[0] is None or not tiled(site):
         return None
-    pooled = _pool(g, inputs[0], [2, 2, 1])
     n, c, height, width = (int(d) for d in shape_of(site.y))
-    y = _unpack(g, g.Reshape(pooled, np.array([1, c, height, width * n], np.int64)), n)
+    wide = g.Max(*_halves(g, carried, n))
+    whole = g.Max(*_halves(g, wide, width * n))
+    y = _unpack(g, g.Reshape(whole, np.array([1, c, height, width * n], np.int64)), n)
     rest = g.ops("MaxPool", *inputs, num_outputs=len(site.node.outputs), **site.attributes())[1:]
     return y, *rest
 
@@ -138,32 +142,24 @@ def max_pool_gradient(g: GraphBuilder, site: Site, inputs: Inputs) -> Sequence[i
     if carried is None or not tiled(Site(pool)) or shape_of(spread) != shape_of(y):
         return None
     n, c, height, width = (int(d) for d in shape_of(x))
-    columns = np.array([-1, 1, n], np.int64), np.array([-1, 2, n], np.int64)
-    rows = np.array([-1, 1, width // 2 * n], np.int64), np.array([-1, 2, width // 2 * n], np.int64)
-    wide, whole = _pool(g, x, [1, 2, 1]), _pool(g, x, [2, 2, 1])
-    d = _halves(g, *(g.Reshape(v, s) for v, s in ((wide, rows[1]), (whole, rows[0]), (_pack(g, spread), rows[0]))))
-    d = _halves(g, *(g.Reshape(v, s) for v, s in ((carried, columns[1]), (wide, columns[0]), (d, columns[0]))))
-    dx = _unpack(g, g.Reshape(d, np.array([1, c, height, width * n], np.int64)), n)
+    left, right = _halves(g, carried, n)
+    upper, lower = _halves(g, g.Max(left, right), width // 2 * n)
+    rows = _given(g, upper, lower, g.Reshape(_pack(g, spread), np.array([-1, 1, width // 2 * n], np.int64)))
+    columns = _given(g, left, right, g.Reshape(rows, np.array([-1, 1, n], np.int64)))
+    dx = _unpack(g, g.Reshape(columns, np.array([1, c, height, width * n], np.int64)), n)
     return (g.Reshape(dx, np.array([-1], np.int64)),)
 
 
-def _halves(g: GraphBuilder, x: ir.Value, most: ir.Value, dy: ir.Value) -> ir.Value:
-    """Give dy [M, 1, K] to the half of x [M, 2, K] that has the maximum."""
-    first = _slice(g, x, 1, 0, 1)
-    given = g.Cast(g.Equal(first, most), to=x.dtype) * dy
+def _halves(g: GraphBuilder, x: ir.Value, size: int) -> Sequence[ir.Value]:
+    """Return the even and the odd runs of `size` numbers, [M, 1, size] each."""
+    pairs = g.Reshape(x, np.array([-1, 2, size], np.int64))
+    return g.ops("Split", pairs, np.array([1, 1], np.int64), num_outputs=2, axis=1)
+
+
+def _given(g: GraphBuilder, first: ir.Value, second: ir.Value, dy: ir.Value) -> ir.Value:
+    """Give dy [M, 1, K] to the larger of two halves [M, 1, K], to the first of equals: [M, 2, K]."""
+    given = g.Cast(g.GreaterOrEqual(first, second), to=first.dtype) * dy
     return g.Concat(given, dy - given, axis=1)
-
-
-def _slice(g: GraphBuilder, x: ir.Value, axis: int, start: int, size: int) -> ir.Value:
-    return g.Slice(x, *(np.array([number], np.int64) for number in (start, start + size, axis)))
-
-
-def _pool(g: GraphBuilder, x: ir.Value, kernel: list[int]) -> ir.Value:
-    """Pool over rows and columns alone; the samples are an axis of their own."""
-    n, c, height, width = (int(d) for d in shape_of(x))
-    volume = g.Reshape(_pack(g, x), np.array([1, c, height, width, n], np.int64))
-    wide = g.MaxPool(volume, kernel_shape=[1, 2, 1], strides=[1, 2, 1])
-    return wide if kernel[0] == 1 else g.MaxPool(wide, kernel_shape=[2, 1, 1], strides=[2, 1, 1])
 
 
 def elementwise(g: GraphBuilder, site: Site, inputs: Inputs) -> Sequence[ir.Value] | None:

@@ -5,10 +5,13 @@ channels last, x_uv is what the tap (u, v) reads: padded, shifted by the tap, ev
 
     dw[:, :, u, v] = dy^T x_uv        dy [N * oh * ow, co]    x_uv [N * oh * ow, ci]
 
-Reason: the interleaved forms of `grouped_weight_gradient` sum over few samples at once, for which OpenVINO's
-convolution has no fast kernel in small batches, and reaches half of its rate elsewhere. Products of many channels run
-near the peak, and pay for the copies, one of x for each tap. Measured: twice as fast for 128 channels in a batch of 16,
-1.2 times for 64 in a batch of 64, slower for 16. A 1x1 kernel needs no copies, hence no minimum of channels.
+Each half of the batch has a product of its own, which are added: the sum is long and its result small, so that OpenVINO
+finds little else to share between threads (with AVX2, a product takes 0.75 to 1 of the time).
+
+Reason: a 1x1 kernel needs no copies of x, and no convolution is faster. Larger ones need a copy for each tap; where
+`deep_weight_gradient` declines they pay off with many channels, whose products run near the peak. Against
+`grouped_weight_gradient` with AVX-512: twice as fast for 128 channels in a batch of 16, 1.2 times for 64 in a batch of
+64, slower for 16.
 """
 
 from collections.abc import Sequence
@@ -21,6 +24,7 @@ from netc.rewrite.replay import Inputs
 from netc.rewrite.weight_gradient import exchanged
 
 FEWEST_CHANNELS = 32
+GROUPS = 2
 MOST_TAPS = 25
 
 
@@ -42,14 +46,16 @@ def multiply(g: GraphBuilder, site: Site, inputs: Inputs) -> Sequence[ir.Value] 
     last = g.Reshape(g.Transpose(x, perm=[0, 2, 3, 1]), np.array([n, height, width * ci], np.int64))
     if any((top, left, bottom, right)):
         last = g.Pad(last, np.array([0, top, left * ci, 0, bottom, right * ci], np.int64))
-    rows = np.array([n * outs[0] * outs[1], -1], np.int64)
-    dy_t = g.Transpose(g.Reshape(g.Transpose(dy, perm=[0, 2, 3, 1]), rows), perm=[1, 0])
+    groups = GROUPS if n % GROUPS == 0 else 1
+    rows = np.array([groups, n // groups * outs[0] * outs[1], -1], np.int64)
+    dy_t = g.Transpose(g.Reshape(g.Transpose(dy, perm=[0, 2, 3, 1]), rows), perm=[0, 2, 1])
     products = [
         g.MatMul(dy_t, g.Reshape(_shifted(g, last, (u * distances[0], v * distances[1]), outs, steps, ci), rows))
         for u in range(kernel[0])
         for v in range(kernel[1])
     ]
-    dw = g.Concat(*products, axis=1) if taps > 1 else products[0]
+    parts = g.Concat(*products, axis=2) if taps > 1 else products[0]
+    dw = g.ReduceSum(parts, np.array([0], np.int64), keepdims=0)
     return (g.Transpose(g.Reshape(dw, np.array([co, *kernel, ci], np.int64)), perm=[3, 0, 1, 2]),)
 
 
