@@ -76,6 +76,7 @@ LINEAR: list[Primitive] = [
     conv("padded unevenly", (2, 2, 5, 4), (3, 2, 3, 2), pads=[0, 1, 2, 0]),
     conv("strided", (2, 2, 7, 7), (3, 2, 3, 3), strides=[2, 2]),
     conv("strided, last rows unreached", (2, 2, 8, 9), (3, 2, 3, 2), strides=[2, 3]),
+    conv("many samples, strided and padded", (8, 2, 6, 5), (3, 2, 3, 2), strides=[2, 1], pads=[1, 0, 0, 1]),
     conv("stride beyond kernel", (2, 2, 8, 9), (3, 2, 1, 2), strides=[3, 4]),
     conv("dilated", (2, 2, 8, 7), (3, 2, 3, 2), dilations=[2, 3]),
     conv(
