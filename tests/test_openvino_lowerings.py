@@ -304,7 +304,7 @@ def test_signed_arithmetic_is_exact_at_every_threshold() -> None:
     graph = bits_against_thresholds()
     assert not any(value.dtype == ir.DataType.UINT32 for node in graph for value in node.outputs)
     session = ort.InferenceSession(to_model(graph).SerializeToString(), providers=["CPUExecutionProvider"])
-    results = session.run(None, {"seed": np.ones(1, np.uint32)})
+    results = session.run(list(expected_bits()), {"seed": np.ones(1, np.uint32)})
     for (name, expected), found in zip(expected_bits().items(), results, strict=True):
         np.testing.assert_array_equal(np.asarray(found), expected, err_msg=name)
 
@@ -318,3 +318,20 @@ def test_masks_are_those_of_every_other_target(seed: int) -> None:
         np.testing.assert_array_equal(mask, keep_mask(seed, count, "drop", (5, 7, 3), 0.4))
         u, v = (((random_bits(seed, count, n, (9, 4)) >> 16) + 0.5) / 65536 for n in ("noise", "noise.angle"))
         np.testing.assert_allclose(noise, np.sqrt(-2 * np.log(u)) * np.cos(2 * np.pi * v), rtol=1e-4, atol=1e-5)
+
+
+def test_a_number_that_is_an_output_is_parted_from_the_products_that_read_it() -> None:
+    """And the outputs are turned round; the numbers are the same."""
+    g = GraphBuilder("update")
+    x, step_number = g.input("x", g.dtype, (3, 2)), g.input("step", ir.DataType.INT64, ())
+    rate = g.Div(g.Cast(step_number, to=g.dtype), g.constant(np.array(3, np.float32)))
+    g.output("x.next", g.Mul(rate, x))
+    g.output("half", g.Mul(rate, g.constant(np.array(0.5, np.float32))))
+    g.output("lr", rate)
+    graph = optimize_step(g.graph, Platform("openvino"))
+    assert [value.name for value in graph.outputs] == ["lr", "half", "x.next"]
+    assert [node.op_type for node in graph].count("Reshape") == 1, "a product of two numbers stays as it is"
+    values = np.random.default_rng(SEED).standard_normal((3, 2)).astype(np.float32)
+    found = ort_runner(to_model(graph))({"x": values, "step": np.array(2)})
+    np.testing.assert_array_equal(found["x.next"], np.float32(2 / 3) * values)
+    assert found["half"].shape == found["lr"].shape == ()

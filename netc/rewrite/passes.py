@@ -19,6 +19,7 @@ from netc.rewrite import (
     channel_reduction,
     constant_output,
     deep_weight_gradient,
+    depth_first,
     grouped_weight_gradient,
     input_gradient,
     matrix_weight_gradient,
@@ -74,7 +75,8 @@ RULES: dict[Target, dict[str, Sequence[ReplayRule]]] = {
 }
 # What is put right last, since the rules before it place such nodes too: one table after the other.
 ENDINGS: dict[Target, Sequence[Rules]] = {
-    "web": (single_precision.RULES, webgpu_operators.RULES, webgpu_operators.COPIES)
+    "openvino": (depth_first.RULES,),
+    "web": (single_precision.RULES, webgpu_operators.RULES, webgpu_operators.COPIES),
 }
 
 
@@ -97,14 +99,15 @@ def optimize_step(graph: ir.Graph, platform: Platform) -> ir.Graph:
     order = partial(chosen.rules, required=False)
     if target == "cpu":
         possible = _regions(possible, platform)
-    return end(replay(clean(possible), RULES[target], dtype, chosen.note, order).graph, platform)
+    fast = end(replay(clean(possible), RULES[target], dtype, chosen.note, order).graph, platform)
+    return depth_first.last_first(fast) if target == "openvino" else fast
 
 
 def end(graph: ir.Graph, platform: Platform) -> ir.Graph:
     """Clean a graph, and put right what its engine cannot execute but earlier rewrites may place."""
     for rules in ENDINGS.get(platform.target, ()):
         graph = replay(clean(graph), rules, platform.dtype).graph
-    return graph if platform.target in ENDINGS else clean(graph)
+    return graph if platform.target == "web" else clean(graph)  # which would take the copies away again
 
 
 def _regions(graph: ir.Graph, platform: Platform) -> ir.Graph:

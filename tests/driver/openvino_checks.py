@@ -195,6 +195,22 @@ def test_every_node_has_a_kernel(name: str, tmp_path: Path) -> None:
     assert program.without_kernel() == []
 
 
+def test_a_weight_changes_before_the_gradients_of_earlier_layers(tmp_path: Path) -> None:
+    """Or the gradients of all activations would wait in memory until the whole backward pass has been."""
+    write(build_for("resnet_tiny", "openvino"), tmp_path / "artifact")
+    artifact = Artifact.load(tmp_path / "artifact")
+    program = load_program(artifact.file("train"), OPENVINO, artifact.graph("train"), artifact.content("train"))
+    assert isinstance(program, OpenVINOProgram)
+    about = {node.get_friendly_name(): node.get_rt_info() for node in program.compiled.get_runtime_model().get_ops()}
+    order = {name: int(info["execOrder"].value) for name, info in about.items() if "execOrder" in info}
+    names = [spec.name for spec in program.interface.inputs if spec.name.endswith("conv2.weight")]
+    changes = [order[f"{name}.next/sink_port_0"] for name in names]
+    assert len(changes) > 1
+    assert changes == sorted(changes, reverse=True)
+    backward = [place for name, place in order.items() if name.endswith("grad/ConvTranspose")]
+    assert changes[-1] < max(backward)
+
+
 def test_pooling_with_indices_has_no_kernel(tmp_path: Path) -> None:
     """The reason of two lowerings, and what the test before this one would find."""
     write(build_for("lenet", "cuda"), tmp_path / "artifact")
