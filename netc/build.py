@@ -18,6 +18,7 @@ from netc.monitor import append_statistics
 from netc.network import Count, Network, Term, lower, lower_inputs
 from netc.phases import specs_of_phases
 from netc.programs import averages_of, batch_entries, output_entries, pack_state, program, use_averages, used
+from netc.rewrite.depth_first import last_first
 from netc.rewrite.fold import fold_batch_normalization
 from netc.rewrite.lowerings import Lowerings
 from netc.rewrite.passes import Platform, Target, clean, end, optimize_step
@@ -203,7 +204,8 @@ def train_program(loaded: Loaded, network: Network, step: Step, platform: Platfo
         outputs[term.name] = {"role": "metric"}
     net.g.output("lr", step.rate)
     outputs["lr"] = {"role": "metric"}
-    return program(loaded, network, step_graph(network, step, platform), outputs)
+    graph = step_graph(network, step, platform)
+    return program(loaded, network, last_first(graph) if platform.target == "openvino" else graph, outputs)
 
 
 def step_graph(network: Network, step: Step, platform: Platform) -> ir.Graph:

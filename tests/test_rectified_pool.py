@@ -1,4 +1,4 @@
-"""Pooling before the rectifier: the same bits forward and backward, wherever nothing else reads the rectifier."""
+"""Pooling before the rectifier: equal numbers forward and backward, wherever nothing else reads the rectifier."""
 
 import numpy as np
 import onnx_ir as ir
@@ -17,7 +17,7 @@ X = (3, 2, 8, 6)
 POOLS = {
     "tiles": {"kernel_shape": [2, 2], "strides": [2, 2]},
     "overlapping": {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]},
-    "unequal": {"kernel_shape": [3, 2], "strides": [1, 2], "pads": [1, 0, 0, 1]},
+    "unequal": {"kernel_shape": [3, 2], "strides": [1, 2], "pads": [1, 0, 0, 1]},  # half of the elements
     "dilated": {"kernel_shape": [2, 2], "strides": [2, 2], "dilations": [2, 2]},
 }
 RNG = np.random.default_rng(SEED)
@@ -59,7 +59,7 @@ def run(graph: ir.Graph, image: np.ndarray) -> Arrays:
 
 @pytest.mark.parametrize("image", IMAGES)
 @pytest.mark.parametrize("pool", POOLS)
-def test_both_orders_give_the_same_bits(pool: str, image: str) -> None:
+def test_both_orders_give_equal_numbers(pool: str, image: str) -> None:
     graph = moved(step(pool))
     assert all(shape != list(X) for shape in rectified_shapes(graph)), "nothing rectifies the whole image"
     expected, found = run(clean(step(pool)), IMAGES[image]), run(graph, IMAGES[image])
@@ -68,7 +68,7 @@ def test_both_orders_give_the_same_bits(pool: str, image: str) -> None:
 
 
 @pytest.mark.parametrize("pool", POOLS)
-def test_both_orders_give_the_same_bits_in_float16(pool: str) -> None:
+def test_both_orders_give_equal_numbers_in_float16(pool: str) -> None:
     graph = step(pool, dtype=ir.DataType.FLOAT16)
     expected, found = run(clean(replay(graph, {}).graph), IMAGES["noise"]), run(moved(graph), IMAGES["noise"])
     for name, value in expected.items():
@@ -102,15 +102,60 @@ def test_a_frozen_rectifier_is_moved_too() -> None:
     assert rectified_shapes(moved(g.graph)) == [[3, 2, 4, 3]]
 
 
-def test_another_pool_of_the_same_image_keeps_its_own_gradient() -> None:
-    """Two rectifiers and two pools of one image: each mask goes with its own scatter."""
-    g = GraphBuilder("two")
+def two_inputs() -> ir.Graph:
+    """Build the gradients of MaxPool(Relu(a) + b): what is scattered is masked, and is not the rectifier's own."""
+    g = GraphBuilder("sum")
+    a, b = g.input("x", g.dtype, X), g.input("b", g.dtype, X)
+    y = g.MaxPool(g.Add(g.Relu(a), b), **POOLS["tiles"])
+    for value, gradient in gradients(g, VJP, g.ReduceSum(g.Mul(y, y), keepdims=0), [a, b]).items():
+        g.output(f"d{value.name}", gradient)
+    return g.graph
+
+
+def test_what_is_added_behind_a_rectifier_keeps_its_gradient() -> None:
+    feed = {"x": IMAGES["noise"], "b": IMAGES["ties"]}
+    expected = ort_runner(to_model(clean(replay(two_inputs(), {}).graph)))(feed)
+    found = ort_runner(to_model(moved(two_inputs())))(feed)
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
+def test_a_mask_with_another_bound_is_no_rectifier_s() -> None:
+    g = GraphBuilder("bound")
     x = g.input("x", g.dtype, X)
-    first, second = g.MaxPool(g.Relu(x), **POOLS["tiles"]), g.MaxPool(g.Relu(x), **POOLS["overlapping"])
-    objective = g.Add(g.ReduceSum(g.Mul(first, first), keepdims=0), g.ReduceSum(second, keepdims=0))
-    g.output("dx", gradients(g, VJP, objective, [x])[x])
-    expected = run(clean(replay(g.graph, {}).graph), IMAGES["noise"])
-    np.testing.assert_array_equal(run(moved(g.graph), IMAGES["noise"])["dx"], expected["dx"])
+    rectified = g.Relu(x)
+    g.output("above", g.Cast(g.Greater(rectified, g.constant(np.array(0.5, np.float32))), to=g.dtype))
+    g.output("y", g.MaxPool(rectified, **POOLS["tiles"]))
+    assert rectified_shapes(moved(g.graph)) == [list(X)] * 2
+
+
+@pytest.mark.parametrize("read", ["rectifier", "scattered"])
+def test_a_gradient_that_is_read_for_itself_stays(read: str) -> None:
+    """The gradient of what the rectifier gives goes to the first of a window of zeros, where that of x goes nowhere."""
+    g = GraphBuilder("read")
+    x = g.input("x", g.dtype, X)
+    rectified = g.Relu(x)
+    y = g.MaxPool(rectified, **POOLS["tiles"])
+    wanted = [x, rectified] if read == "rectifier" else [rectified]
+    for number, gradient in enumerate(gradients(g, VJP, g.ReduceSum(y, keepdims=0), wanted).values()):
+        g.output(f"d{number}", gradient)
+    image = IMAGES["all below"]
+    expected = run(clean(replay(g.graph, {}).graph), image)
+    found = run(moved(g.graph), image)
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
+def test_pools_that_gain_nothing_stay_behind() -> None:
+    """Two pools of one rectifier would need two, and one of stride 1 has as many windows as there are elements."""
+    g = GraphBuilder("nothing")
+    rectified = g.Relu(g.input("x", g.dtype, X))
+    g.output("tiles", g.MaxPool(rectified, **POOLS["tiles"]))
+    g.output("overlapping", g.MaxPool(rectified, **POOLS["overlapping"]))
+    assert rectified_shapes(moved(g.graph)) == [list(X)]
+    g = GraphBuilder("stride")
+    g.output("y", g.MaxPool(g.Relu(g.input("x", g.dtype, X)), kernel_shape=[3, 3], pads=[1, 1, 1, 1]))
+    assert rectified_shapes(moved(g.graph)) == [list(X)]
 
 
 def test_nodes_belong_to_the_layers_that_they_compute() -> None:
@@ -122,4 +167,5 @@ def test_nodes_belong_to_the_layers_that_they_compute() -> None:
         y = g.MaxPool(rectified, **POOLS["tiles"])
     g.output("dx", gradients(g, VJP, g.ReduceSum(g.Mul(y, y), keepdims=0), [x])[x])
     layers = {node.op_type: node.metadata_props["netc.layer"] for node in moved(g.graph)}
-    assert (layers["ScatterElements"], layers["Greater"], layers["MaxPool"]) == ("pool1", "relu1", "pool1")
+    expected = {"MaxPool": "pool1", "Relu": "relu1", "Greater": "relu1", "ScatterElements": "pool1"}
+    assert {op: layers[op] for op in expected} == expected

@@ -32,7 +32,7 @@ PART = 2 * 2**20  # bytes of float32 kernels
 def stack(g: GraphBuilder, site: Site, inputs: Inputs) -> Sequence[ir.Value] | None:
     """Rewrite a two-dimensional Conv whose operands both have batch and channels exchanged."""
     x, dy = (exchanged(value) for value in inputs[:2])
-    if x is None or dy is None or len(site.x) != 2 or site.attribute("group") != 1 or len(shape_of(x)) != 4:
+    if x is None or dy is None or len(site.x) != 2 or site.attribute("group") != 1:
         return None
     kernel = [int(d) for d in shape_of(site.y)[2:]]
     if kernel == [1, 1] or any(stride != 1 for stride in site.attribute("strides") or [1, 1]):

@@ -92,22 +92,21 @@ class Platform:
 def optimize_step(graph: ir.Graph, platform: Platform) -> ir.Graph:
     """Make a step, as differentiated, into one that its platform executes, and executes fast."""
     target, dtype, chosen = platform.target, platform.dtype, platform.lowerings
-    if any(node.op_type == "MaxPool" for node in graph):
+    if any(node.op_type == "MaxPool" for node in graph):  # or the copy would be for nothing
         graph = replay(graph, rectified_pool.RULES, dtype).graph
     possible = replay(graph, NEEDED[target], dtype, chosen.note, partial(chosen.rules, required=True)).graph
     verify(possible, "expanding what the engine cannot execute")
     order = partial(chosen.rules, required=False)
     if target == "cpu":
         possible = _regions(possible, platform)
-    fast = end(replay(clean(possible), RULES[target], dtype, chosen.note, order).graph, platform)
-    return depth_first.last_first(fast) if target == "openvino" else fast
+    return end(replay(clean(possible), RULES[target], dtype, chosen.note, order).graph, platform)
 
 
 def end(graph: ir.Graph, platform: Platform) -> ir.Graph:
     """Clean a graph, and put right what its engine cannot execute but earlier rewrites may place."""
     for rules in ENDINGS.get(platform.target, ()):
         graph = replay(clean(graph), rules, platform.dtype).graph
-    return graph if platform.target == "web" else clean(graph)  # which would take the copies away again
+    return graph if platform.target == "web" else clean(graph)  # cleaning would remove the copies that WebGPU needs
 
 
 def _regions(graph: ir.Graph, platform: Platform) -> ir.Graph:

@@ -5,8 +5,8 @@ channels last, x_uv is what the tap (u, v) reads: padded, shifted by the tap, ev
 
     dw[:, :, u, v] = dy^T x_uv        dy [N * oh * ow, co]    x_uv [N * oh * ow, ci]
 
-Each half of the batch has a product of its own, which are added: the sum is long and its result small, so that OpenVINO
-finds little else to share between threads (with AVX2, a product takes 0.75 to 1 of the time).
+Each half of an even batch has a product of its own, which are added: the sum is long and its result small, so that
+OpenVINO finds little else to share between threads (with AVX2, a product takes 0.75 to 1 of the time).
 
 Reason: a 1x1 kernel needs no copies of x, and no convolution is faster. Larger ones need a copy for each tap; where
 `deep_weight_gradient` declines they pay off with many channels, whose products run near the peak. Against
@@ -31,7 +31,7 @@ MOST_TAPS = 25
 def multiply(g: GraphBuilder, site: Site, inputs: Inputs) -> Sequence[ir.Value] | None:
     """Rewrite a two-dimensional Conv whose operands both have batch and channels exchanged."""
     x, dy = (exchanged(value) for value in inputs[:2])
-    if x is None or dy is None or len(site.x) != 2 or site.attribute("group") != 1 or len(shape_of(x)) != 4:
+    if x is None or dy is None or len(site.x) != 2 or site.attribute("group") != 1:
         return None
     n, ci, height, width = (int(d) for d in shape_of(x))
     _, co, *outs = (int(d) for d in shape_of(dy))
@@ -55,7 +55,7 @@ def multiply(g: GraphBuilder, site: Site, inputs: Inputs) -> Sequence[ir.Value] 
         for v in range(kernel[1])
     ]
     parts = g.Concat(*products, axis=2) if taps > 1 else products[0]
-    dw = g.ReduceSum(parts, np.array([0], np.int64), keepdims=0)
+    dw = parts if groups == 1 else g.ReduceSum(parts, np.array([0], np.int64), keepdims=0)
     return (g.Transpose(g.Reshape(dw, np.array([co, *kernel, ci], np.int64)), perm=[3, 0, 1, 2]),)
 
 

@@ -76,7 +76,7 @@ def test_kernels_are_those_of_the_layers_that_they_serve(timing: Timing) -> None
     assert found["ip1/forward/Gemm/WithoutBiases"] == Origin("ip1", "forward")
     assert found["ip1.weight.next"] == Origin("ip1", "update")
     assert found["lr"] == Origin("solver", "update")
-    assert found["pool1/forward/Relu_acdb_abcd_ip1_side/forward/Flatten"] == Origin("ip1_side", "forward")
+    assert found["relu1/forward/Relu_acdb_abcd_ip1_side/forward/Flatten"] == Origin("ip1_side", "forward")
     assert "Parameter" not in {kernel.operator for kernel in timing.kernels}
 
 
