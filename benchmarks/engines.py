@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import onnxruntime
 import torch
+from onnx import TensorProto, helper
 from torch import nn
 
 from benchmarks.networks import rectify_in_place
@@ -45,6 +46,12 @@ class Engine(ABC):
         return None
 
     @classmethod
+    def load(cls) -> None:
+        """Let the libraries load what they load for the first step of any network: PyTorch's here."""
+        x, w = (torch.zeros(1, 1, 4, 4, requires_grad=True) for _ in range(2))
+        torch.autograd.backward(torch.nn.functional.conv2d(x, w).sum())
+
+    @classmethod
     def version(cls) -> str:
         """Return the name and the version of what runs the step."""
         return f"torch {torch.__version__}"
@@ -64,11 +71,24 @@ class Netc(Engine):
         return self._step.run(self._batches[index])["total"]
 
 
+def _smallest() -> bytes:
+    """Return a program of one node."""
+    types = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "smallest", types[:1], types[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    content: bytes = model.SerializeToString()
+    return content
+
+
 class Cpu(Netc):
     """netc on ONNX Runtime's CPU provider."""
 
     title = "netc, ONNX Runtime CPU"
     target = "cpu"
+
+    @classmethod
+    def load(cls) -> None:
+        onnxruntime.InferenceSession(_smallest(), providers=["CPUExecutionProvider"]).run(None, {"x": np.zeros(1, "f")})
 
     @classmethod
     def version(cls) -> str:
@@ -80,6 +100,13 @@ class OpenVINO(Netc):
 
     title = "netc, OpenVINO"
     target = "openvino"
+
+    @classmethod
+    def load(cls) -> None:
+        import openvino
+
+        core = openvino.Core()
+        core.compile_model(core.read_model(_smallest()), "CPU")(np.zeros(1, "f"))
 
     @classmethod
     def missing(cls) -> str | None:

@@ -26,6 +26,7 @@ def of_step(workload: str, engine: str, folder: Path, threads: int) -> int:
 def main() -> int:
     workload, engine, folder, threads = sys.argv[1:]
     prepared = Prepared(WORKLOADS[workload], Path(folder))
+    ENGINES[engine].load()
     before = resident()
     one = ENGINES[engine](prepared, int(threads))
     for index in range(STEPS):

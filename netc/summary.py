@@ -86,7 +86,8 @@ class Summary:
         print(f"{self.name}: {len(shown)} layers, {self.parameters:,} parameters{precision}")
         if self.step_memory is not None:
             memory = self.step_memory
-            parts = f"{_bytes(memory.working)} working, {_bytes(memory.state)} state, {_bytes(memory.batch)} batch"
+            named = ("working", "state", "batch", "program")
+            parts = ", ".join(f"{_bytes(getattr(memory, name))} {name}" for name in named)
             print(f"a training step holds {_bytes(memory.total)}: {parts}")
 
 
