@@ -39,6 +39,7 @@ ROOMS = (
     "checks",
     "build",
     "arena",
+    "allocation_plan",
     "memory",
     "summary",
     "zoo",
