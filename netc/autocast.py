@@ -27,9 +27,8 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from netc.graph import constant_value
+from netc.graph import constant_value, origin_of
 from netc.network import Network
-from netc.rewrite.replay import origin_of
 
 HALF = ir.DataType.FLOAT16
 NARROW = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})

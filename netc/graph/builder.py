@@ -9,9 +9,9 @@ origin, the layer and the place in the spec that asked for it, and is named afte
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import onnx
@@ -19,7 +19,18 @@ import onnx_ir as ir
 
 from netc.graph.inference import IR_VERSION, OPSET, infer
 
-__all__ = ["IR_VERSION", "OPSET", "GraphBuilder", "Operand", "Origin", "Part", "Site", "constant_value", "shape_of"]
+__all__ = [
+    "IR_VERSION",
+    "OPSET",
+    "GraphBuilder",
+    "Operand",
+    "Origin",
+    "Part",
+    "Site",
+    "constant_value",
+    "origin_of",
+    "shape_of",
+]
 
 Operand = ir.Value | np.ndarray | float | int | Sequence[int] | None
 
@@ -41,6 +52,23 @@ class Origin:
     place: str = ""
     rewrite: str = ""
     fold: str = ""
+
+    def metadata(self) -> dict[str, str]:
+        """Return what a node carries of it; `origin_of` reads it."""
+        further = {"netc.spec": self.place, "netc.rewrite": self.rewrite, "netc.fold": self.fold}
+        return {
+            "netc.layer": self.layer,
+            "netc.part": self.part,
+            **{key: value for key, value in further.items() if value},
+        }
+
+
+def origin_of(node: ir.Node) -> Origin:
+    """Return the origin that a node carries."""
+    metadata = node.metadata_props
+    part = cast(Part, metadata.get("netc.part", "forward"))
+    place, rewrite, fold = (metadata.get(key, "") for key in ("netc.spec", "netc.rewrite", "netc.fold"))
+    return Origin(metadata.get("netc.layer", "netc"), part, place, rewrite, fold)
 
 
 @dataclass(frozen=True)
@@ -139,10 +167,9 @@ class GraphBuilder:
         key = (array.dtype, array.shape, array.tobytes())
         if key not in self._constants:
             text = np.array2string(array, separator=",", threshold=8).replace(" ", "").replace("\n", "")
-            tensor = ir.tensor(np.ascontiguousarray(array).reshape(array.shape))
             name = self._unique(f"const.{array.dtype}.{text}")
+            tensor = ir.Tensor(np.ascontiguousarray(array).reshape(array.shape), name=name)
             constant = ir.val(name, const_value=tensor)
-            tensor.name = name
             self.graph.register_initializer(constant)
             self._constants[key] = constant
         return self._constants[key]
@@ -160,24 +187,17 @@ class GraphBuilder:
         the node or leaves an output without type or rank: layers check the user's values before they lower.
         """
         given = [_attribute(name, value) for name, value in attributes.items() if value is not None]
-        values = self._operands(inputs)
-        node = ir.Node(
-            "",
-            op_type,
-            values,
-            given,
-            num_outputs=num_outputs,
-            metadata_props=self._metadata(),
-        )
-        node.name = self._unique(f"{self._origin.layer}/{self._origin.part}/{op_type}")
-        for index, output in enumerate(node.outputs):
-            output.name = node.name if index == 0 else f"{node.name}.{index}"
-        self._infer(node)
-        if self._next is None:
-            self.graph.append(node)
-        else:
-            self.graph.insert_before(self._next, node)
-        return node.outputs
+        return self._place(op_type, self._operands(inputs), given, num_outputs, self._origin.metadata())
+
+    def copy(
+        self, node: ir.Node, inputs: Sequence[ir.Value | None], origin: Origin | None = None
+    ) -> Sequence[ir.Value]:
+        """Append a node like one of another graph that reads other values, and return its outputs, typed anew.
+
+        It has the origin of that node unless another is given.
+        """
+        metadata = dict(node.metadata_props) if origin is None else origin.metadata()
+        return self._place(node.op_type, inputs, node.attributes.data.values(), len(node.outputs), metadata)
 
     def __getattr__(self, op_type: str) -> Callable[..., ir.Value]:
         if not op_type[:1].isupper():
@@ -231,16 +251,29 @@ class GraphBuilder:
 
     # -- internals ---------------------------------------------------------------------------------------
 
+    def _place(
+        self,
+        op_type: str,
+        inputs: Sequence[ir.Value | None],
+        attributes: Collection[ir.Attr],
+        num_outputs: int,
+        metadata: dict[str, str],
+    ) -> Sequence[ir.Value]:
+        node = ir.Node("", op_type, inputs, attributes, num_outputs=num_outputs, metadata_props=metadata)
+        node.name = self._unique(f"{metadata['netc.layer']}/{metadata['netc.part']}/{op_type}")
+        for index, output in enumerate(node.outputs):
+            output.name = node.name if index == 0 else f"{node.name}.{index}"
+        self._infer(node)
+        if self._next is None:
+            self.graph.append(node)
+        else:
+            self.graph.insert_before(self._next, node)
+        return node.outputs
+
     def _unique(self, name: str) -> str:
         count = self._names.get(name, 0)
         self._names[name] = count + 1
         return name if count == 0 else self._unique(f"{name}_{count}")
-
-    def _metadata(self) -> dict[str, str]:
-        metadata = {"netc.layer": self._origin.layer, "netc.part": self._origin.part}
-        origin = self._origin
-        further = {"netc.spec": origin.place, "netc.rewrite": origin.rewrite, "netc.fold": origin.fold}
-        return metadata | {key: value for key, value in further.items() if value}
 
     def _operands(self, inputs: Sequence[Operand]) -> list[ir.Value | None]:
         """Turn Python numbers into constants of the type of the first value beside them."""
@@ -263,11 +296,11 @@ class GraphBuilder:
         except Exception as error:
             shapes = ", ".join(f"{v.name}: {v.dtype}{shape_of(v)}" for v in node.inputs if v is not None)
             raise AssertionError(f"{node.name} is not a valid {node.op_type} of {shapes}: {error}") from error
-        for output, (kind, dims) in zip(node.outputs, inferred, strict=True):
-            if not kind or dims is None:
+        for output, (kind, shape) in zip(node.outputs, inferred, strict=True):
+            if not kind or shape is None:
                 raise AssertionError(f"the standard's inference gives {output.name} no type or rank")
             output.type = ir.TensorType(ir.DataType(kind))
-            output.shape = ir.Shape(dims)
+            output.shape = shape
 
 
 def _attribute(name: str, value: Any) -> ir.Attr:

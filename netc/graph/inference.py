@@ -7,6 +7,7 @@ new, changed or wrongly typed has another key, and is inferred or found out.
 """
 
 from collections.abc import Hashable
+from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -19,8 +20,16 @@ IR_VERSION = 10
 MAX_SHAPE_DATA = 64
 MAX_KEPT = 100_000  # answers; a network of a thousand layers has a few hundred
 
-# Element type as in ONNX, 0 if unknown, and the axes: None if the rank is unknown; an axis: None if it is unknown.
-Inferred = tuple[int, tuple[int | str | None, ...] | None]
+
+class Inferred(NamedTuple):
+    """Element type as in ONNX, 0 if unknown, and the shape, None if the rank is unknown.
+
+    The shape is frozen, since all values of this type may share it.
+    """
+
+    kind: int
+    shape: ir.Shape | None
+
 
 _OPSET_IMPORTS = [onnx.helper.make_opsetid("", OPSET)]
 _kept: dict[Hashable, tuple[Inferred, ...]] = {}
@@ -43,9 +52,9 @@ def infer(node: ir.Node) -> tuple[Inferred, ...]:
 
 
 def _key(node: ir.Node) -> Hashable:
-    inputs = [None if x is None else _input_key(x) for x in node.inputs]
-    attributes = [attribute_key(attribute) for attribute in node.attributes.values()]
-    return node.op_type, len(node.outputs), tuple(inputs), tuple(attributes)
+    inputs = tuple([None if x is None else _input_key(x) for x in node.inputs])
+    attributes = tuple([attribute_key(attribute) for attribute in node.attributes.data.values()])
+    return node.op_type, len(node.outputs), inputs, attributes
 
 
 def attribute_key(attribute: ir.Attr) -> tuple[str, int, Hashable]:
@@ -55,9 +64,12 @@ def attribute_key(attribute: ir.Attr) -> tuple[str, int, Hashable]:
 
 
 def _input_key(value: ir.Value) -> Hashable:
-    shape, dtype, data = value.shape, value.dtype, _shape_data(value)
+    shape = value.shape
     dims = None if shape is None else shape.dims
-    return 0 if dtype is None else int(dtype), dims, None if data is None else _content(data)
+    if value.const_value is None:
+        return value.dtype, dims
+    data = _shape_data(value)
+    return value.dtype, dims, None if data is None else _content(data)
 
 
 def _shape_data(value: ir.Value) -> np.ndarray | None:
@@ -97,6 +109,6 @@ def _ask(node: ir.Node) -> tuple[Inferred, ...]:
 
 def _read(kind: onnx.TypeProto.Tensor) -> Inferred:
     if not kind.HasField("shape"):
-        return kind.elem_type, None
+        return Inferred(kind.elem_type, None)
     dims = (dim.dim_value if dim.HasField("dim_value") else (dim.dim_param or None) for dim in kind.shape.dim)
-    return kind.elem_type, tuple(dims)
+    return Inferred(kind.elem_type, ir.Shape(dims, frozen=True))

@@ -9,10 +9,9 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
-from netc.graph import GraphBuilder, Site, constant_value, shape_of
+from netc.graph import GraphBuilder, Site, constant_value, origin_of, shape_of
 from netc.rewrite.fold_algebra import Affine, View, absorbed, of_batch_normalization, vector
 from netc.rewrite.fold_plan import Chain, Plan, Taken
-from netc.rewrite.replay import origin_of
 from netc.rewrite.split import name_parameter
 
 
@@ -62,9 +61,7 @@ class _Folding:
 
     def _copy(self, node: ir.Node) -> None:
         inputs = [None if x is None else self._new[x] for x in node.inputs]
-        with self._g.origin(origin_of(node)):
-            copies = self._g.ops(node.op_type, *inputs, num_outputs=len(node.outputs), **Site(node).attributes())
-        self._new.update(zip(node.outputs, copies, strict=True))
+        self._new.update(zip(node.outputs, self._g.copy(node, inputs), strict=True))
 
     def _map_of(self, chain: Chain) -> Affine:
         """Return the map that the steps of a chain make together."""

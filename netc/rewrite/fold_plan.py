@@ -23,9 +23,8 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from netc.grad.convolution import Geometry
-from netc.graph import Site, shape_of
+from netc.graph import Site, origin_of, shape_of
 from netc.rewrite.fold_algebra import LINEAR
-from netc.rewrite.replay import origin_of
 
 
 @dataclass(eq=False)

@@ -5,11 +5,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
-import onnx
 import onnx_ir as ir
 
 from netc.graph import Site
-from netc.graph.builder import OPSET
 from netc.graph.verify import VerificationError, verify
 from netc.rewrite import (
     average_pool_gradient,
@@ -146,26 +144,13 @@ def clean(graph: ir.Graph) -> ir.Graph:
     Names and order of the graph's outputs are kept; two of them may compute the same.
     """
     names = [value.name for value in graph.outputs]
-    for rewrite in (merge_repeats, drop_unread):
-        rewrite(graph)
-        _drop_unread_outputs(graph)
-        _name_copies(graph)
-        verify(graph, rewrite.__name__)
-        if [value.name for value in graph.outputs] != names:
-            raise VerificationError(f"{rewrite.__name__} changed the outputs of {graph.name}")
+    merge_repeats(graph)
+    drop_unread(graph)
+    _name_copies(graph)
+    verify(graph, "cleaning")
+    if [value.name for value in graph.outputs] != names:
+        raise VerificationError(f"cleaning changed the outputs of {graph.name}")
     return graph
-
-
-def _drop_unread_outputs(graph: ir.Graph) -> None:
-    """Stop asking nodes for trailing outputs that nobody reads, such as the Indices of a MaxPool."""
-    for node in graph:
-        if len(node.outputs) == 1:
-            continue
-        read = [i for i, y in enumerate(node.outputs) if y.uses() or y.is_graph_output()]
-        training = node.attributes.get("training_mode")
-        if training is None or not training.as_int():  # in training mode the number of outputs is fixed
-            required = onnx.defs.get_schema(node.op_type, OPSET).min_output  # two of TopK, whichever is read
-            node.resize_outputs(max(required, 1 + max(read, default=0)))
 
 
 def _name_copies(graph: ir.Graph) -> None:

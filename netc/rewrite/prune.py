@@ -7,10 +7,10 @@ one or more a parameter: the time grows with the square of the depth.
 
 from collections.abc import Hashable
 
+import onnx
 import onnx_ir as ir
-from onnx_ir.passes import common
 
-from netc.graph.inference import IR_VERSION, attribute_key
+from netc.graph.inference import OPSET, attribute_key
 
 
 def merge_repeats(graph: ir.Graph) -> None:
@@ -33,14 +33,37 @@ def merge_repeats(graph: ir.Graph) -> None:
 
 
 def drop_unread(graph: ir.Graph) -> None:
-    """Remove the nodes, constants and omitted trailing inputs that no output depends on."""
+    """Remove what no output depends on: nodes, their last outputs, constants; and omitted inputs at the end."""
     dead: list[ir.Node] = []
     for node in reversed(graph):
-        if not any(y.is_graph_output() or y.uses() for y in node.outputs):
+        if not any(map(_is_read, node.outputs)):
             _detach(node)
             dead.append(node)
+            continue
+        given = len(node.inputs)
+        while given and node.inputs[given - 1] is None:
+            given -= 1
+        if given < len(node.inputs):
+            node.resize_inputs(given)
+        if len(node.outputs) > 1:
+            _drop_unread_outputs(node)
     graph.remove(dead)
-    common.RemoveUnusedNodesPass()(ir.Model(graph, ir_version=IR_VERSION))
+    for name, constant in list(graph.initializers.items()):
+        if not _is_read(constant):
+            del graph.initializers[name]
+
+
+def _is_read(value: ir.Value) -> bool:
+    return value.is_graph_output() or bool(value.uses())
+
+
+def _drop_unread_outputs(node: ir.Node) -> None:
+    """Stop asking a node for trailing outputs that nobody reads, such as the Indices of a MaxPool."""
+    training = node.attributes.get("training_mode")
+    if training is None or not training.as_int():  # in training mode the number of outputs is fixed
+        required = onnx.defs.get_schema(node.op_type, OPSET).min_output  # two of TopK, whichever is read
+        read = [index for index, y in enumerate(node.outputs) if _is_read(y)]
+        node.resize_outputs(max(required, 1 + max(read)))
 
 
 def _hand_over(graph: ir.Graph, places: dict[ir.Value, int], old: ir.Value, new: ir.Value, before: ir.Node) -> None:

@@ -25,9 +25,8 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
-from netc.graph import GraphBuilder, Site, shape_of
+from netc.graph import GraphBuilder, Site, origin_of, shape_of
 from netc.graph.sizes import VIEWS, size
-from netc.rewrite.replay import origin_of
 
 SMALL = 16  # a value is kept that is so many times smaller than the largest that it is computed from
 
@@ -86,8 +85,7 @@ class _Recomputation:
         for node in self._graph:
             around = self._around(node) if _is_gradient(node) else ()
             inputs = [None if x is None else self._read(x, around) for x in node.inputs]
-            with g.origin(origin_of(node)):
-                outputs = g.ops(node.op_type, *inputs, num_outputs=len(node.outputs), **Site(node).attributes())
+            outputs = g.copy(node, inputs)
             self._versions.update(((y, 0), new) for y, new in zip(node.outputs, outputs, strict=True))
         for value in self._graph.outputs:
             g.output(str(value.name), self._versions[value, 0])
@@ -135,10 +133,11 @@ class _Recomputation:
         g, scope = self._g, self._around(node)[:depth]
         inputs = [None if x is None else self._read(x, scope) for x in node.inputs]
         tied = self._tied.setdefault(scope, set())
-        with g.origin(replace(origin_of(node), part="recompute")):
+        origin = replace(origin_of(node), part="recompute")
+        with g.origin(origin):
             for index in _to_tie(node, inputs, tied):
                 inputs[index] = self._tie(inputs[index], scope)
-            outputs = g.ops(node.op_type, *inputs, num_outputs=len(node.outputs), **Site(node).attributes())
+        outputs = g.copy(node, inputs, origin)
         tied.update(outputs)
         self._versions.update(((y, depth), new) for y, new in zip(node.outputs, outputs, strict=True))
 

@@ -17,9 +17,9 @@ from math import prod
 import numpy as np
 import onnx_ir as ir
 
-from netc.graph import GraphBuilder, Origin, Site, constant_value, shape_of
+from netc.graph import GraphBuilder, Origin, Site, constant_value, origin_of, shape_of
 from netc.rewrite.max_pool_gradient import scattered_by, unflattened
-from netc.rewrite.replay import Inputs, ReplayRule, file_of, origin_of
+from netc.rewrite.replay import Inputs, ReplayRule, file_of
 
 
 def pool_first(g: GraphBuilder, site: Site, inputs: Inputs) -> Sequence[ir.Value] | None:

@@ -5,12 +5,10 @@ Every value of the new graph is typed by the builder again, so that no rewrite c
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import cast
 
 import onnx_ir as ir
 
-from netc.graph import GraphBuilder, Origin, Site, shape_of
-from netc.graph.builder import Part
+from netc.graph import GraphBuilder, Site, origin_of, shape_of
 
 # Given the new graph, a node of the old one and its inputs in the new one, a rule returns what takes the place of the
 # node's outputs (fewer than the node has, if nobody reads the rest), or None to copy the node.
@@ -18,14 +16,6 @@ Inputs = Sequence[ir.Value | None]
 ReplayRule = Callable[[GraphBuilder, Site, Inputs], Sequence[ir.Value] | None]
 # By operator; the first rule that does not decline is taken.
 Rules = Mapping[str, Sequence[ReplayRule]]
-
-
-def origin_of(node: ir.Node) -> Origin:
-    """Return the origin that a node carries."""
-    metadata = node.metadata_props
-    part = cast(Part, metadata.get("netc.part", "forward"))
-    place, rewrite, fold = (metadata.get(key, "") for key in ("netc.spec", "netc.rewrite", "netc.fold"))
-    return Origin(metadata.get("netc.layer", "netc"), part, place, rewrite, fold)
 
 
 def file_of(rule: ReplayRule) -> str:
@@ -72,16 +62,15 @@ def replay_nodes(
             new[value] = g.constant(value.const_value.numpy())
     for node in graph:
         inputs = [None if x is None else new[x] for x in node.inputs]
-        origin, outputs = origin_of(node), None
+        outputs = None
         given = rules.get(node.op_type, ())
         for rule in order(Site(node), given) if given else ():
-            with g.origin(replace(origin, rewrite=file_of(rule))), g.arithmetic():
+            with g.origin(replace(origin_of(node), rewrite=file_of(rule))), g.arithmetic():
                 outputs = rule(g, Site(node), inputs)
             if outputs is not None:
                 if replaced is not None:
                     replaced(Site(node))
                 break
         if outputs is None:
-            with g.origin(origin):
-                outputs = g.ops(node.op_type, *inputs, num_outputs=len(node.outputs), **Site(node).attributes())
+            outputs = g.copy(node, inputs)
         new.update(zip(node.outputs, outputs, strict=False))

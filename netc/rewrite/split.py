@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from netc.graph import GraphBuilder, Site, constant_value, shape_of
-from netc.rewrite.replay import origin_of
+from netc.graph import GraphBuilder, constant_value, shape_of
 
 _NAME = "netc.parameter"
 
@@ -71,9 +70,7 @@ def _half(
     for node in graph:
         if node.outputs[0] not in without:
             inputs = [None if x is None else new[x] for x in node.inputs]
-            with g.origin(origin_of(node)):
-                copies = g.ops(node.op_type, *inputs, num_outputs=len(node.outputs), **Site(node).attributes())
-            new.update(zip(node.outputs, copies, strict=True))
+            new.update(zip(node.outputs, g.copy(node, inputs), strict=True))
     for name, value in outputs.items():
         g.output(name, new[value])
     return g
