@@ -39,6 +39,8 @@ class Decoding:
 
     def of(self, path: Path) -> "np.ndarray[Any, np.dtype[np.uint8]]":
         """Return the sample of one file; raises DriverError."""
+        if not path.is_file():  # which Pillow would wait for, if it is a pipe
+            raise DamagedFileError(f"{path} is {'a link to nothing' if path.is_symlink() else 'not a file'}")
         return decode(path, str(path), self.channels, self.size) if self.channels else decode_labels(path, self.size)
 
 
