@@ -196,6 +196,32 @@ def test_bad_images_stop_training_with_one_sentence(netc: Netc) -> None:
     assert (code, err) == (0, [f"warning: 1 record was left out of the data; the first: {sentence}"])
 
 
+@pytest.mark.parametrize("command", [["train", "--run", "run"], ["data", "show"]])
+def test_images_of_several_sizes_are_brought_to_that_of_the_spec(netc: Netc, command: list[str]) -> None:
+    Image.fromarray(np.zeros((7, 6, 3), np.uint8)).save("images/dog/1.png")
+    unequal = "error: images/dog/1.png gives [3, 7, 6], but images/cat/0.png gives [3, 5, 6]; set data.resize"
+    asked = ["--set", "data.resize=null"]
+    assert netc(*command, "spec.yaml", *asked)[::2] == (2, [f"{unequal}: [4, 4]"])
+    # Of a vector nobody can say a size, nor of a source alone.
+    flat = [*asked, "--set", "inputs.image.shape=[48]"]
+    assert netc(*command, "spec.yaml", *flat)[::2] == (2, [f"{unequal}, such as resize: [5, 6]"])
+    assert netc("data", "show", "image_folder", "--set", "data.path=images")[::2] == (
+        2,
+        [f"{unequal}, such as resize: [5, 6]"],
+    )
+
+
+def test_what_a_run_needs_is_the_size_to_bring_images_to(netc: Netc) -> None:
+    assert netc("train", "spec.yaml", "--run", "run", "--threads", "1")[0] == 0
+    Image.fromarray(np.zeros((7, 6, 3), np.uint8)).save("images/dog/1.png")
+    for command in (["eval", "run"], ["eval", "run/model.onnx"], ["predict", "run", "test:0"], ["export", "run"]):
+        code, _, err = netc(*command, "--set", "data.resize=null")
+        assert (code, err[0]) == (
+            2,
+            "error: images/dog/1.png gives [3, 7, 6], but images/cat/0.png gives [3, 5, 6]; set data.resize: [4, 4]",
+        )
+
+
 def test_a_folder_of_images_trains_and_its_classes_are_exported(netc: Netc) -> None:
     code, out, err = netc("train", "spec.yaml", "--run", "run", "--threads", "1")
     assert (code, err) == (0, [])

@@ -177,14 +177,18 @@ def summarize_spec(spec: str, overrides: Sequence[str], memory: bool = False) ->
     return replace(summary, step_memory=max(steps, key=lambda step: step.total))
 
 
-def data_of_spec(spec: str, overrides: Sequence[str]) -> tuple[str, dict[str, Any]]:
-    """Return the name of a spec and its data section, which can be opened; raises SpecError with every mistake."""
+def data_of_spec(spec: str, overrides: Sequence[str]) -> tuple[str, dict[str, Any], tuple[int, int] | None]:
+    """Return the name of a spec, its data section, which can be opened, and the size of the images that it takes.
+
+    Raises SpecError with every mistake.
+    """
     from netc.arguments import read_spec
+    from netc.inputs import image_size
 
     loaded = read_spec(spec, overrides)
     if problems := [*loaded.diagnostics, *_data_mistakes(loaded), *_missing_data(loaded)]:
         raise SpecError(problems)
-    return loaded.spec.name, loaded.spec.data.model_dump()
+    return loaded.spec.name, loaded.spec.data.model_dump(), image_size(loaded.spec.inputs)
 
 
 def _with_data_problems(loaded: "Loaded", need_data: bool, compile_: Callable[[], Compiled]) -> Compiled:

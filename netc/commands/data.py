@@ -84,8 +84,8 @@ def show(
     from netc_runtime.data import open_source
     from netc_runtime.data.describe import describe
 
-    name, data = _data_of(what, overrides)
-    source = drive(lambda: open_source(data))
+    name, data, size = _data_of(what, overrides)
+    source = drive(lambda: open_source(data, size))
     description = drive(lambda: describe(source))
     usual = Path(f"{name}_samples.png")
     augmented = bool(data.get("augment"))
@@ -135,8 +135,8 @@ def fetch(
         print(f"use it with: --set data.path={folder}")
 
 
-def _data_of(what: str, overrides: list[str] | None) -> tuple[str, dict[str, Any]]:
-    """Return a name for the data and their section: of a source alone, or of a spec."""
+def _data_of(what: str, overrides: list[str] | None) -> tuple[str, dict[str, Any], tuple[int, int] | None]:
+    """Return a name for the data, their section, and the size of images that is needed: of a source, or of a spec."""
     from netc.arguments import data_overrides, spec_overrides
     from netc_runtime.data import SOURCES
 
@@ -144,7 +144,7 @@ def _data_of(what: str, overrides: list[str] | None) -> tuple[str, dict[str, Any
         data = data_overrides(overrides)
         if data.get("augment"):
             raise UsageError(f"data.augment belongs to a spec, and {what} is a data source alone; name a spec instead")
-        return what, {"source": what, **data}
+        return what, {"source": what, **data}, None
     try:
         return data_of_spec(what, spec_overrides(overrides))
     except UsageError as error:

@@ -12,7 +12,7 @@ from netc_runtime.arrays import Array, first_bad_sample, shape_text
 from netc_runtime.classmap import ClassMap
 from netc_runtime.data import open_source
 from netc_runtime.data.base import Source
-from netc_runtime.data.batches import check_fit, evaluation_size, sample_count
+from netc_runtime.data.batches import check_fit, evaluation_size, image_size, sample_count
 from netc_runtime.errors import DriverError, ExitCode
 from netc_runtime.images import read_image
 from netc_runtime.interface import TensorSpec
@@ -157,7 +157,7 @@ class Reader:
 
     def _from_source(self, part: str, first: int, last: int) -> Iterator[Sample]:
         if self._source is None:
-            self._source = open_source(self._data)
+            self._source = open_source(self._data, image_size((self._spec,)))
             check_fit(self._source, (self._spec,))
         split = self._source.split(part)
         count = sample_count(split)

@@ -406,8 +406,8 @@ def test_bad_lists_are_one_sentence(folder: Path) -> None:
     Image.fromarray(np.zeros((2, 5), np.uint8)).save(folder / "small.png")
     listed(folder, [f"{cat} images/small.png"])
     assert said(path, "image_list") == (
-        f"{folder / 'small.png'} has 2 x 5 pixels, but its image {folder / 'cat' / '0.png'} has 4 x 5; set data.resize to "
-        f"bring both to one size"
+        f"{folder / 'small.png'} has 2 x 5 pixels, but its image {folder / 'cat' / '0.png'} has 4 x 5; set data.resize, "
+        f"such as resize: [4, 5]"
     )
 
 

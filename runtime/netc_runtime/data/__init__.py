@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from netc_runtime.arrays import shape_text
-from netc_runtime.data.base import Problem, Source, Split
+from netc_runtime.data.base import Problem, Source, Split, UnequalSizesError
 from netc_runtime.data.cifar import CIFAR10, CIFAR100
 from netc_runtime.data.csv_table import CSV
 from netc_runtime.data.digits import Digits
@@ -102,17 +102,21 @@ def missing_data(data: Mapping[str, Any]) -> list[Problem]:
         return [(("path",), str(error))]
 
 
-def open_source(data: Mapping[str, Any]) -> Source:
+def open_source(data: Mapping[str, Any], size: tuple[int, int] | None = None) -> Source:
     """Load the train and test split of a `data` section, its `image` resized to `data.resize` if that is given.
 
-    Raises DriverError: 2 for a wrong section or a missing path, 1 for damaged files, 3 for a refused permission.
+    `size` is the height and width that the caller needs, for what an error suggests. Raises DriverError: 2 for a wrong
+    section or a missing path, 1 for damaged files, 3 for a refused permission.
     """
     problems = check_options(data) + missing_data(data)
     if problems:
         sentences = (f"{'.'.join(('data', *path))}: {sentence}" for path, sentence in problems)
         raise DriverError("\n".join(sentences), ExitCode.USAGE)
     cls, options, resize = source_class(data), _options(data), data.get("resize")
-    source = cls.open(data["source"], {**options, "resize": resize} if cls.resizes and resize else options)
+    try:
+        source = cls.open(data["source"], {**options, "resize": resize} if cls.resizes and resize else options)
+    except UnequalSizesError as error:
+        raise (error if size is None else error.needing(size)) from error.__cause__
     arrange(source, options)
     if data.get("range") is not None:
         source.declared_range = value_range_of(data)

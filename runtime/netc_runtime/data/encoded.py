@@ -8,11 +8,11 @@ from typing import IO, Any
 import numpy as np
 
 from netc_runtime.arrays import Array, shape_text
-from netc_runtime.data.base import MOST_CLASSES, Split
+from netc_runtime.data.base import MOST_CLASSES, Split, UnequalSizesError
 from netc_runtime.data.cache import cached, stamps
 from netc_runtime.data.npy_writer import RowWriter
 from netc_runtime.data.options import CHANNELS, LEAVE_OUT
-from netc_runtime.errors import DamagedFileError, DriverError, ExitCode
+from netc_runtime.errors import DamagedFileError
 from netc_runtime.images import decode
 
 
@@ -76,12 +76,11 @@ class _Maker:
             if writer is None:
                 first, writer = record.name, RowWriter(file, image.shape, image.dtype)
             if (image.shape, image.dtype) != (writer.shape, writer.dtype):
-                raise DriverError(
+                found = (
                     f"{record.name} has an image {shape_text(image.shape)} of {image.dtype}, but {first} has "
-                    f"{shape_text(writer.shape)} of {writer.dtype}; set data.resize, such as resize: "
-                    f"{shape_text(writer.shape[-2:])}",
-                    ExitCode.USAGE,
+                    f"{shape_text(writer.shape)} of {writer.dtype}"
                 )
+                raise UnequalSizesError.like(found, writer.shape[-2:])
             labels.append(_label(record))
             writer.add(image)
         if writer is None:
