@@ -13,7 +13,7 @@ from netc_runtime.data.cache import cached, stamps
 from netc_runtime.data.npy_writer import RowWriter
 from netc_runtime.data.options import CHANNELS, LEAVE_OUT
 from netc_runtime.errors import DamagedFileError
-from netc_runtime.images import decode
+from netc_runtime.images import decode, resized
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class _Maker:
 
     def _image(self, record: Encoded) -> Array:
         if isinstance(record.image, np.ndarray):
-            return record.image
+            return record.image if self.size is None else resized(record.image, self.size)
         if not isinstance(record.image, bytes) or not record.image:
             raise DamagedFileError(f"{record.name} has no image")
         return decode(record.image, record.name, self.channels, self.size)
