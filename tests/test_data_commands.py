@@ -167,8 +167,35 @@ def test_samples_that_are_no_images_have_no_sheet(netc: Netc) -> None:
     code, out, err = netc("data", "show", "csv", *options)
     assert (code, err) == (0, [f"warning: {sentence}"])
     assert "  1  mean 3.5  std 1.5  from 2 to 5" in out
-    assert netc("data", "show", "csv", *options, "-o", "x.png")[::2] == (2, [f"error: {sentence}"])
+    asked = [*options, "-o", "x.png"]
+    assert netc("data", "show", "csv", *asked) == (2, out, [f"error: {sentence}"])
+    code, told, err = netc("data", "show", "csv", *asked, "--json")
+    assert (code, json.loads(told)["sheet"], err) == (2, None, [f"error: {sentence}"])
     assert not Path("x.png").exists()
+
+
+@pytest.mark.parametrize("given", [["-o", "no/such/x.png"], []])
+def test_the_numbers_are_printed_where_the_sheet_cannot_be_written(netc: Netc, given: list[str]) -> None:
+    Path("digits_samples.png").mkdir()
+    code, out, err = netc("data", "show", "digits", *given)
+    assert code == (3 if given else 2)
+    assert out.splitlines()[0] == "digits: 1437 training and 360 test samples"
+    assert "wrote" not in out
+    path, reason = (
+        ("no/such/x.png", "no such file or folder; check the path or choose another place")
+        if given
+        else ("digits_samples.png", "it is a folder; name a file")
+    )
+    assert err == [f"error: cannot write {path}: {reason}"]
+
+
+def test_the_numbers_are_printed_where_augmentation_does_not_fit(netc: Netc) -> None:
+    options = ["--set", "data.augment=[HorizontalFlip]", "--set", "data.resize=[5, 4]"]
+    code, out, err = netc("data", "show", "spec.yaml", *options)
+    sentence = 'the data source gives "image" as [3, 5, 4], the input "image" is declared as [3, 4, 4]; set data.resize'
+    assert (code, err) == (2, [f"error: {sentence}: [4, 4]"])
+    assert out.splitlines()[1] == "  image  [3, 5, 4] of uint8"
+    assert "wrote" not in out
 
 
 @pytest.mark.parametrize(

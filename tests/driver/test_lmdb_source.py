@@ -78,9 +78,12 @@ def test_plain_records_are_resized_as_encoded_ones_are(tmp_path: Path, size: lis
     for index, picture in enumerate(pictures):
         content = io.BytesIO()
         Image.fromarray(picture.transpose(1, 2, 0)).save(content, "PNG")
-        plain = datum(channels=3, height=3, width=4, data=picture.tobytes(), label=0)
-        floats = datum(channels=3, height=3, width=4, float_data=picture.ravel().tolist(), label=0)
-        records = {"plain": plain, "floats": floats, "packed": datum(encoded=True, data=content.getvalue(), label=0)}
+        shape = {"channels": 3, "height": 3, "width": 4, "label": 0}
+        records = {
+            "plain": datum(data=picture.tobytes(), **shape),
+            "floats": datum(float_data=picture.ravel().tolist(), **shape),
+            "packed": datum(encoded=True, data=content.getvalue(), label=0),
+        }
         for name, record in records.items():
             write_lmdb(tmp_path / name, [record], first=index)
     plain, floats, packed = (
