@@ -92,7 +92,7 @@ def test_plain_records_are_resized_as_encoded_ones_are(tmp_path: Path, size: lis
     )
     assert plain.shape == (4, 3, *size)
     np.testing.assert_array_equal(plain, packed)
-    assert (plain.dtype, floats.dtype) == (np.uint8, np.float32)
+    assert (str(plain.dtype), str(floats.dtype)) == ("uint8", "float32")
     np.testing.assert_allclose(floats, plain, rtol=0, atol=0.5)  # bytes are rounded
     # Records of several sizes are brought to one, of either kind.
     write_lmdb(tmp_path / "plain", [raw(0, channels=3, height=2, width=4), records["packed"]], first=8)
