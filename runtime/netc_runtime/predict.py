@@ -74,7 +74,7 @@ def predict(
     Images are converted to the model's channels, size and range of raw values; arrays are taken as they are. A model
     with scores for each position gives a ClassMap for each input, all others a Prediction. With `test_views`,
     probabilities are averaged over the views that its `data` section declares. Raises DriverError: 2 for an input that
-    does not exist or does not fit, or without such views, 1 for a damaged one, 3 for an image without Pillow.
+    does not exist or does not fit, or without such views, 1 for a damaged or empty one, 3 for an image without Pillow.
     """
     loaded = Model(model, host or Host())
     spec, scores = only_input(model, loaded.inputs), loaded.class_scores
@@ -184,7 +184,7 @@ class Reader:
                 ExitCode.USAGE,
             )
         if array.size == 0:
-            raise DriverError(f"{path} holds an array {shape_text(array.shape)}: no sample at all", ExitCode.USAGE)
+            raise DriverError(f"{path} holds an array {shape_text(array.shape)}: no sample at all")
         with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which is refused
             batch = array.reshape((1 if single else len(array), *sample)).astype(np.float32)
         bad = first_bad_sample(batch)

@@ -84,8 +84,11 @@ def test_given_splits_share_the_classes_of_the_training_images(folder: Path, tmp
     assert len(source.train["label"]) == 12
     assert source.test["label"][:].tolist() == [1]
     (tmp_path / "both" / "val" / "fox").mkdir()
-    with pytest.raises(DriverError, match=r"fox is a class that the training images do not have; they have cat, dog$"):
+    with pytest.raises(
+        DriverError, match=r"fox is a class that the training images do not have; they have cat, dog$"
+    ) as caught:
         open_source({"source": "image_folder", "path": str(tmp_path / "both")})
+    assert caught.value.exit_code == ExitCode.FAILED
 
 
 def test_images_are_resized_and_made_grey_as_pillow_does(folder: Path) -> None:

@@ -105,8 +105,8 @@ def missing_data(data: Mapping[str, Any]) -> list[Problem]:
 def open_source(data: Mapping[str, Any], size: tuple[int, int] | None = None) -> Source:
     """Load the train and test split of a `data` section, its `image` resized to `data.resize` if that is given.
 
-    `size` is the height and width that the caller needs, for what an error suggests. Raises DriverError: 2 for a wrong
-    section or a missing path, 1 for damaged files, 3 for a refused permission.
+    `size` is the height and width that the caller needs, for what an error suggests. Raises DriverError: 2 for what
+    another section would mend, a missing path among it, 1 for what is in the files, 3 for a refused permission.
     """
     problems = check_options(data) + missing_data(data)
     if problems:

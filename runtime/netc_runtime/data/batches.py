@@ -146,8 +146,7 @@ def _check_values(part: Array, start: int, name: str, field: str, spec: TensorSp
             index, value = _first(part, wrong)
             raise DriverError(
                 f'sample {start + index} of the {name} split has the value {value} of "{field}", which the input '
-                f'"{spec.name}" cannot hold as {spec.dtype}',
-                ExitCode.USAGE,
+                f'"{spec.name}" cannot hold as {spec.dtype}'
             )
 
 
