@@ -18,6 +18,7 @@ from netc.commands.common import (
     print_json,
     warn,
 )
+from netc.commands.data_options import data_of_source
 from netc.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -145,14 +146,11 @@ def fetch(
 
 def _data_of(what: str, overrides: list[str] | None) -> tuple[str, dict[str, Any], tuple[int, int] | None]:
     """Return a name for the data, their section, and the size of images that is needed: of a source, or of a spec."""
-    from netc.arguments import data_overrides, spec_overrides
+    from netc.arguments import spec_overrides
     from netc_runtime.data import SOURCES
 
     if what in SOURCES and not Path(what).is_file():
-        data = data_overrides(overrides)
-        if data.get("augment"):
-            raise UsageError(f"data.augment belongs to a spec, and {what} is a data source alone; name a spec instead")
-        return what, {"source": what, **data}, None
+        return what, {"source": what, **data_of_source(overrides, what)}, None
     try:
         return data_of_spec(what, spec_overrides(overrides))
     except UsageError as error:

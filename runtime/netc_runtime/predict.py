@@ -101,6 +101,11 @@ def predict(
     return predictions
 
 
+def splits_named(inputs: Sequence[str]) -> set[str]:
+    """Return the splits of the data of which inputs name samples."""
+    return {match[1] for match in map(_INDEX.fullmatch, inputs) if match}
+
+
 def only_input(model: Path, inputs: Sequence[TensorSpec]) -> TensorSpec:
     """Return the input that samples are fed to; raises DriverError (2) if there are several."""
     if len(inputs) != 1:

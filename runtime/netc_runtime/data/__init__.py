@@ -3,7 +3,8 @@
 A new source is one class in this folder and one entry of `SOURCES`.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -76,6 +77,9 @@ def check_options(data: Mapping[str, Any]) -> list[Problem]:
     resize = data.get("resize")
     if resize is not None and not _is_size(resize):
         problems.append((("resize",), f"resize should be [height, width] in pixels, at least 1, not {resize}"))
+    limits = data.get("range")
+    if limits is not None and not _is_range(limits):
+        problems.append((("range",), f"range should be the lowest and the highest raw value, [0, 255], not {limits}"))
     return problems + check_values(source.options, options)
 
 
@@ -89,6 +93,17 @@ def value_range_of(data: Mapping[str, Any]) -> tuple[float, float]:
     """Return the smallest and largest raw value of `image`: `data.range`, or else what the source delivers."""
     declared = data.get("range")
     return source_class(data).value_range if declared is None else (float(declared[0]), float(declared[1]))
+
+
+def require_sound(data: Mapping[str, Any]) -> None:
+    """Raise DriverError (2) with all mistakes of a `data` section, wherever the data may be."""
+    _refuse(check_options(data))
+
+
+def _refuse(problems: Sequence[Problem]) -> None:
+    if problems:
+        sentences = (f"{'.'.join(('data', *path))}: {sentence}" for path, sentence in problems)
+        raise DriverError("\n".join(sentences), ExitCode.USAGE)
 
 
 def missing_data(data: Mapping[str, Any]) -> list[Problem]:
@@ -108,10 +123,7 @@ def open_source(data: Mapping[str, Any], size: tuple[int, int] | None = None) ->
     `size` is the height and width that the caller needs, for what an error suggests. Raises DriverError: 2 for what
     another section would mend, a missing path among it, 1 for what is in the files, 3 for a refused permission.
     """
-    problems = check_options(data) + missing_data(data)
-    if problems:
-        sentences = (f"{'.'.join(('data', *path))}: {sentence}" for path, sentence in problems)
-        raise DriverError("\n".join(sentences), ExitCode.USAGE)
+    _refuse(check_options(data) + missing_data(data))
     cls, options, resize = source_class(data), _options(data), data.get("resize")
     try:
         source = cls.open(data["source"], {**options, "resize": resize} if cls.resizes and resize else options)
@@ -143,6 +155,13 @@ def _is_size(value: object) -> bool:
         and len(value) == 2
         and all(isinstance(side, int) and not isinstance(side, bool) and side >= 1 for side in value)
     )
+
+
+def _is_range(value: object) -> bool:
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        return False
+    numbers = [side for side in value if isinstance(side, int | float) and not isinstance(side, bool)]
+    return len(numbers) == 2 and -math.inf < numbers[0] < numbers[1] < math.inf
 
 
 def _resized(split: Split, size: tuple[int, int]) -> Split:
