@@ -170,10 +170,9 @@ def summarize_spec(spec: str, overrides: Sequence[str], memory: bool = False) ->
 
     loaded = read_spec(spec, overrides)
     lowered = _with_data_problems(loaded, False, lambda: lower_phases(loaded))
-    training, testing = lowered.training[-1], lowered.testing
-    for warning in [*training.warnings, *_missing_data(loaded)]:
+    for warning in [*lowered.training[-1].warnings, *_missing_data(loaded)]:
         warn(str(warning))
-    summary = summarize(loaded.spec, training, (training.net.state | testing.net.state).values())
+    summary = summarize(lowered)
     if not memory:
         return summary
     programs = step_programs(lowered, Platform("cpu"))
