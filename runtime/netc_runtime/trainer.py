@@ -158,6 +158,7 @@ class _Session:
         return replace(asked, threads=recorded)
 
     def train(self, interrupts: Interrupts) -> TrainResult:
+        interrupts.wait()
         begun = time.monotonic()
         plan, limit = self._plan, self._options.stop_after_epochs
         self._reporter.started(self._started())
