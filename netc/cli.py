@@ -8,6 +8,7 @@ from netc import __version__
 from netc.commands import data, doctor, export, runs, specs, timing, tuning
 from netc.commands.common import fail
 from netc.errors import EnvironmentProblem, NetcError
+from netc.stopping import stoppable
 
 app = typer.Typer(
     name="netc",
@@ -21,17 +22,18 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Run the command line; every foreseen error ends in one sentence and its exit code."""
-    try:
-        app(prog_name="netc")
-    except NetcError as error:
-        fail(str(error), error.exit_code)
-    except OSError as error:  # of a path that not even its existence can be asked of
-        path = str(error.filename)
-        path = path if len(path) <= 100 else f"{path[:40]}... ({len(path)} characters)"
-        fail(f"cannot access {path}: {error.strerror}; check the path", EnvironmentProblem.exit_code)
-    except MemoryError:
-        fail("there is not enough memory for this network; make it smaller", EnvironmentProblem.exit_code)
+    """Run the command line; every foreseen error, and every signal, ends in one sentence and its exit code."""
+    with stoppable():
+        try:
+            app(prog_name="netc")
+        except NetcError as error:
+            fail(str(error), error.exit_code)
+        except OSError as error:  # of a path that not even its existence can be asked of
+            path = str(error.filename)
+            path = path if len(path) <= 100 else f"{path[:40]}... ({len(path)} characters)"
+            fail(f"cannot access {path}: {error.strerror}; check the path", EnvironmentProblem.exit_code)
+        except MemoryError:
+            fail("there is not enough memory for this network; make it smaller", EnvironmentProblem.exit_code)
 
 
 def _version(wanted: bool) -> None:

@@ -14,7 +14,7 @@ from netc.layers.base import MAX_ELEMENTS, elements
 from netc.layers.context import Context
 from netc.layers.shapes import reshape
 from netc.spec.load import UNKNOWN_INPUT, Loaded
-from netc.spec.model import COMPUTED
+from netc.spec.model import COMPUTED, Input
 from netc.wiring import Placed
 
 Report = Callable[[tuple[str | int, ...], str], None]
@@ -35,6 +35,23 @@ class Fed:
     tops: dict[str, ir.Value] = field(default_factory=dict)
     augmented: dict[str, ir.Value] = field(default_factory=dict)
     mixed: Mapping[str, Sequence[Part]] = field(default_factory=dict)
+
+
+def data_fields(inputs: Mapping[str, Input]) -> dict[str, str]:
+    """Return which field of the data each input takes."""
+    fields: dict[str, str] = {}
+    claimed = {"image", "label"} & inputs.keys()
+    for name, declared in inputs.items():
+        kind = "label" if declared.classes is not None else "image"
+        fields[name] = name if kind in claimed else kind
+        claimed.add(fields[name])
+    return fields
+
+
+def image_size(inputs: Mapping[str, Input]) -> tuple[int, int] | None:
+    """Return the height and width of the images that `inputs` take; None where they take none."""
+    shapes = (inputs[name].shape or [] for name, field in data_fields(inputs).items() if field == "image")
+    return next(((shape[1], shape[2]) for shape in shapes if len(shape) == 3), None)
 
 
 def feed(net: Context, loaded: Loaded, axis: int | str, placed: Sequence[Placed], report: Report) -> Fed:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 import onnx_ir as ir
 
 from netc.emit import Entry, Program, is_training
+from netc.inputs import data_fields
 from netc.layers.base import Metric
 from netc.layers.context import StateTensor
 from netc.network import Network
@@ -32,12 +33,9 @@ def output_entries(network: Network) -> dict[str, Entry]:
 def batch_entries(loaded: Loaded, network: Network) -> dict[str, Entry]:
     """Return what the manifest says of each batch input: which array of a data source feeds it."""
     entries: dict[str, Entry] = {}
-    claimed = {"image", "label"} & loaded.spec.inputs.keys()
+    fields = data_fields(loaded.spec.inputs)
     for name, declared in loaded.spec.inputs.items():
-        kind = "label" if declared.classes is not None else "image"
-        field = name if kind in claimed else kind
-        claimed.add(field)
-        entries[name] = {"role": "batch", "field": field}
+        entries[name] = {"role": "batch", "field": fields[name]}
         if declared.classes is not None:
             entries[name]["classes"] = declared.classes
             if ignored := ignored_labels(network, name):

@@ -167,8 +167,35 @@ def test_samples_that_are_no_images_have_no_sheet(netc: Netc) -> None:
     code, out, err = netc("data", "show", "csv", *options)
     assert (code, err) == (0, [f"warning: {sentence}"])
     assert "  1  mean 3.5  std 1.5  from 2 to 5" in out
-    assert netc("data", "show", "csv", *options, "-o", "x.png")[::2] == (2, [f"error: {sentence}"])
+    asked = [*options, "-o", "x.png"]
+    assert netc("data", "show", "csv", *asked) == (2, out, [f"error: {sentence}"])
+    code, told, err = netc("data", "show", "csv", *asked, "--json")
+    assert (code, json.loads(told)["sheet"], err) == (2, None, [f"error: {sentence}"])
     assert not Path("x.png").exists()
+
+
+@pytest.mark.parametrize("given", [["-o", "no/such/x.png"], []])
+def test_the_numbers_are_printed_where_the_sheet_cannot_be_written(netc: Netc, given: list[str]) -> None:
+    Path("digits_samples.png").mkdir()
+    code, out, err = netc("data", "show", "digits", *given)
+    assert code == (3 if given else 2)
+    assert out.splitlines()[0] == "digits: 1437 training and 360 test samples"
+    assert "wrote" not in out
+    path, reason = (
+        ("no/such/x.png", "no such file or folder; check the path or choose another place")
+        if given
+        else ("digits_samples.png", "it is a folder; name a file")
+    )
+    assert err == [f"error: cannot write {path}: {reason}"]
+
+
+def test_the_numbers_are_printed_where_augmentation_does_not_fit(netc: Netc) -> None:
+    options = ["--set", "data.augment=[HorizontalFlip]", "--set", "data.resize=[5, 4]"]
+    code, out, err = netc("data", "show", "spec.yaml", *options)
+    sentence = 'the data source gives "image" as [3, 5, 4], the input "image" is declared as [3, 4, 4]; set data.resize'
+    assert (code, err) == (2, [f"error: {sentence}: [4, 4]"])
+    assert out.splitlines()[1] == "  image  [3, 5, 4] of uint8"
+    assert "wrote" not in out
 
 
 @pytest.mark.parametrize(
@@ -194,6 +221,32 @@ def test_bad_images_stop_training_with_one_sentence(netc: Netc) -> None:
     assert netc("train", "spec.yaml", "--run", "run")[::2] == (1, [f"error: {sentence}{LEAVE_OUT}"])
     code, _, err = netc("train", "spec.yaml", "--run", "run2", "--set", "data.on_error=skip", "--threads", "1")
     assert (code, err) == (0, [f"warning: 1 record was left out of the data; the first: {sentence}"])
+
+
+@pytest.mark.parametrize("command", [["train", "--run", "run"], ["data", "show"]])
+def test_images_of_several_sizes_are_brought_to_that_of_the_spec(netc: Netc, command: list[str]) -> None:
+    Image.fromarray(np.zeros((7, 6, 3), np.uint8)).save("images/dog/1.png")
+    unequal = "error: images/dog/1.png gives [3, 7, 6], but images/cat/0.png gives [3, 5, 6]; set data.resize"
+    asked = ["--set", "data.resize=null"]
+    assert netc(*command, "spec.yaml", *asked)[::2] == (2, [f"{unequal}: [4, 4]"])
+    # Of a vector nobody can say a size, nor of a source alone.
+    flat = [*asked, "--set", "inputs.image.shape=[48]"]
+    assert netc(*command, "spec.yaml", *flat)[::2] == (2, [f"{unequal}, such as resize: [5, 6]"])
+    assert netc("data", "show", "image_folder", "--set", "data.path=images")[::2] == (
+        2,
+        [f"{unequal}, such as resize: [5, 6]"],
+    )
+
+
+def test_what_a_run_needs_is_the_size_to_bring_images_to(netc: Netc) -> None:
+    assert netc("train", "spec.yaml", "--run", "run", "--threads", "1")[0] == 0
+    Image.fromarray(np.zeros((7, 6, 3), np.uint8)).save("images/dog/1.png")
+    for command in (["eval", "run"], ["eval", "run/model.onnx"], ["predict", "run", "test:0"], ["export", "run"]):
+        code, _, err = netc(*command, "--set", "data.resize=null")
+        assert (code, err[0]) == (
+            2,
+            "error: images/dog/1.png gives [3, 7, 6], but images/cat/0.png gives [3, 5, 6]; set data.resize: [4, 4]",
+        )
 
 
 def test_a_folder_of_images_trains_and_its_classes_are_exported(netc: Netc) -> None:

@@ -15,6 +15,7 @@ MAX_LINES = 400
 
 # The rooms of the compiler; each may import those before it.
 ROOMS = (
+    "stopping",
     "errors",
     "foreign_words",
     "declared",
@@ -47,6 +48,7 @@ ROOMS = (
     "arguments",
     "commands",
     "cli",
+    "__main__",
 )
 # Neighbours that know nothing of each other although the order would allow it.
 STRANGERS = {

@@ -45,6 +45,10 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a value of the spec, such as solver.base_lr=0.1."),
 ]
+DataSetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override which data to take, such as data.path=FOLDER."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 DeviceOption = Annotated[
     Device,
@@ -166,10 +170,9 @@ def summarize_spec(spec: str, overrides: Sequence[str], memory: bool = False) ->
 
     loaded = read_spec(spec, overrides)
     lowered = _with_data_problems(loaded, False, lambda: lower_phases(loaded))
-    training, testing = lowered.training[-1], lowered.testing
-    for warning in [*training.warnings, *_missing_data(loaded)]:
+    for warning in [*lowered.training[-1].warnings, *_missing_data(loaded)]:
         warn(str(warning))
-    summary = summarize(loaded.spec, training, (training.net.state | testing.net.state).values())
+    summary = summarize(lowered)
     if not memory:
         return summary
     programs = step_programs(lowered, Platform("cpu"))
@@ -177,14 +180,18 @@ def summarize_spec(spec: str, overrides: Sequence[str], memory: bool = False) ->
     return replace(summary, step_memory=max(steps, key=lambda step: step.total))
 
 
-def data_of_spec(spec: str, overrides: Sequence[str]) -> tuple[str, dict[str, Any]]:
-    """Return the name of a spec and its data section, which can be opened; raises SpecError with every mistake."""
+def data_of_spec(spec: str, overrides: Sequence[str]) -> tuple[str, dict[str, Any], tuple[int, int] | None]:
+    """Return the name of a spec, its data section, which can be opened, and the size of the images that it takes.
+
+    Raises SpecError with every mistake.
+    """
     from netc.arguments import read_spec
+    from netc.inputs import image_size
 
     loaded = read_spec(spec, overrides)
     if problems := [*loaded.diagnostics, *_data_mistakes(loaded), *_missing_data(loaded)]:
         raise SpecError(problems)
-    return loaded.spec.name, loaded.spec.data.model_dump()
+    return loaded.spec.name, loaded.spec.data.model_dump(), image_size(loaded.spec.inputs)
 
 
 def _with_data_problems(loaded: "Loaded", need_data: bool, compile_: Callable[[], Compiled]) -> Compiled:

@@ -14,9 +14,11 @@ from netc.commands.common import (
     artifact_folder,
     data_of_spec,
     drive,
+    fail,
     print_json,
     warn,
 )
+from netc.commands.data_options import data_of_source
 from netc.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -83,23 +85,30 @@ def show(
     """
     from netc_runtime.data import open_source
     from netc_runtime.data.describe import describe
+    from netc_runtime.errors import DriverError
 
-    name, data = _data_of(what, overrides)
-    source = drive(lambda: open_source(data))
+    name, data, size = _data_of(what, overrides)
+    source = drive(lambda: open_source(data, size))
     description = drive(lambda: describe(source))
     usual = Path(f"{name}_samples.png")
     augmented = bool(data.get("augment"))
+    sheet, refused = None, None
     with tempfile.TemporaryDirectory(prefix="netc-") as scratch:
-        variants = _variants(what, overrides, source, Path(scratch)) if augmented else None
-        sheet = drive(lambda: _write_sheet(source, variants, out, usual))
+        try:
+            variants = _variants(what, overrides, source, Path(scratch)) if augmented else None
+            sheet = _write_sheet(source, variants, out, usual)
+        except DriverError as error:  # said below the numbers, which hold without a sheet
+            refused = error
     for note in description.notes:
         warn(note)
     if as_json:
         print_json({"name": name, "source": data["source"], "sheet": sheet, **description.as_dict()})
-        return
-    print(f"{name}: {description.lines()[0]}")
-    print("\n".join(description.lines()[1:]))
-    if sheet is not None:
+    else:
+        print(f"{name}: {description.lines()[0]}")
+        print("\n".join(description.lines()[1:]))
+    if refused is not None:
+        fail(str(refused), int(refused.exit_code))
+    if sheet is not None and not as_json:
         print(
             f"wrote {sheet}, {'samples and what augmentation makes of them' if augmented else 'samples of each class'}"
         )
@@ -135,16 +144,13 @@ def fetch(
         print(f"use it with: --set data.path={folder}")
 
 
-def _data_of(what: str, overrides: list[str] | None) -> tuple[str, dict[str, Any]]:
-    """Return a name for the data and their section: of a source alone, or of a spec."""
-    from netc.arguments import data_overrides, spec_overrides
+def _data_of(what: str, overrides: list[str] | None) -> tuple[str, dict[str, Any], tuple[int, int] | None]:
+    """Return a name for the data, their section, and the size of images that is needed: of a source, or of a spec."""
+    from netc.arguments import spec_overrides
     from netc_runtime.data import SOURCES
 
     if what in SOURCES and not Path(what).is_file():
-        data = data_overrides(overrides)
-        if data.get("augment"):
-            raise UsageError(f"data.augment belongs to a spec, and {what} is a data source alone; name a spec instead")
-        return what, {"source": what, **data}
+        return what, {"source": what, **data_of_source(overrides, what)}, None
     try:
         return data_of_spec(what, spec_overrides(overrides))
     except UsageError as error:
@@ -156,17 +162,20 @@ def _data_of(what: str, overrides: list[str] | None) -> tuple[str, dict[str, Any
 
 
 def _variants(what: str, overrides: list[str] | None, source: "Source", scratch: Path) -> "Variants":
-    """Compile the spec and return what runs its augmentation."""
+    """Compile the spec and return what runs its augmentation; raises DriverError."""
     from netc.arguments import spec_overrides
     from netc_runtime.artifact import Artifact
     from netc_runtime.augmented import augmented_samples
 
     folder, _ = artifact_folder(what, spec_overrides(overrides), scratch, Device.CPU)
-    return drive(lambda: augmented_samples(Artifact.load(folder), source, _DRAWS))
+    return augmented_samples(Artifact.load(folder), source, _DRAWS)
 
 
 def _write_sheet(source: "Source", variants: "Variants | None", out: Path | None, usual: Path) -> Path | None:
-    """Write the contact sheet; samples that are no images, or no Pillow, matter only if a file was asked for."""
+    """Write the contact sheet; samples that are no images, or no Pillow, matter only if a file was asked for.
+
+    Raises DriverError.
+    """
     from netc_runtime.data.sheet import contact_sheet
     from netc_runtime.errors import DriverError
     from netc_runtime.files import write_atomically

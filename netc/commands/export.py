@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from netc.commands.common import JsonOption, SetOption, Target, drive, warn
+from netc.commands.common import JsonOption, Target, drive, warn
+from netc.commands.data_options import data_to_export
 from netc.commands.training_package import export_training
 from netc.errors import UsageError
 
@@ -90,7 +91,14 @@ def export(
     no_verify: Annotated[
         bool, typer.Option("--no-verify", help="Do not compare with the evaluation graph: that takes the data.")
     ] = False,
-    overrides: SetOption = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Override which data to verify with, such as data.path=FOLDER; for --what train any value of a SPEC.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Export one inference model, batch norm folded, and compare it with the evaluation graph.
@@ -125,8 +133,6 @@ def export(
         return
     if target is not None:
         raise UsageError("--target chooses what --what train packs; a model runs on any engine: leave it out")
-    from netc.arguments import data_overrides
-
     run = _folder(source)
     if fp16 and int8:
         raise UsageError("--fp16 and --int8 are two precisions: leave one of them out")
@@ -138,7 +144,7 @@ def export(
         raise UsageError("--int8 is calibrated on the data, which then can verify it too: leave out --no-verify")
     if no_verify and overrides:
         raise UsageError("--set names the data to verify with: leave it out, or --no-verify")
-    data = data_overrides(overrides)
+    data = data_to_export(overrides, calibrates=int8)
 
     from netc_runtime.engines import cpu_device
     from netc_runtime.export import ExportOptions, export_run

@@ -10,6 +10,7 @@ from netc.commands.common import (
     BatchOption,
     CheckpointOption,
     CudaGraphOption,
+    DataSetOption,
     Device,
     DeviceOption,
     JsonOption,
@@ -21,6 +22,7 @@ from netc.commands.common import (
     print_json,
     warn,
 )
+from netc.commands.data_options import data_to_evaluate, data_to_predict
 from netc.commands.export import show_export
 from netc.commands.tuning import host_to_tune, tuned
 from netc.errors import UsageError
@@ -114,19 +116,18 @@ def eval_(
     device: DeviceOption = Device.AUTO,
     threads: ThreadsOption = None,
     tta: ViewsOption = False,
-    overrides: SetOption = None,
+    overrides: DataSetOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Evaluate a run or an exported model on the test split.
 
     Example: netc eval runs/lenet_dsn --checkpoint best
     """
-    from netc.arguments import data_overrides
     from netc_runtime.counttable import print_counts
     from netc_runtime.evaluate import evaluate_model, evaluate_run, evaluate_run_views
     from netc_runtime.session import Host
 
-    host, data = Host(device.value, threads), data_overrides(overrides)
+    host, data = Host(device.value, threads), data_to_evaluate(overrides, tta)
     if what.is_dir():
         evaluate = evaluate_run_views if tta else evaluate_run
         report = drive(lambda: evaluate(what, checkpoint, host, data, warn))
@@ -158,21 +159,20 @@ def predict(
         str | None, typer.Option(help="With --mc-dropout: last (the default), best, or the path of a checkpoint.")
     ] = None,
     tta: ViewsOption = False,
-    overrides: SetOption = None,
+    overrides: DataSetOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Classify images, arrays, or samples of the model's own data by index.
 
     Example: netc predict runs/lenet_dsn/model.onnx test:0-4
     """
-    from netc.arguments import data_overrides
     from netc_runtime.classmap import save_maps
     from netc_runtime.engines import cpu_device
     from netc_runtime.mc_dropout import predict_with_dropout
     from netc_runtime.predict import predict as run_predict
     from netc_runtime.session import Host
 
-    data = data_overrides(overrides)
+    data = data_to_predict(overrides, inputs, tta, of_run=mc_dropout is not None)
     host = Host(cpu_device())
     if mc_dropout is None:
         for option, value in (("--seed", seed), ("--checkpoint", checkpoint)):

@@ -12,7 +12,7 @@ from netc_runtime.artifact import Artifact
 from netc_runtime.counts import Counted, Counts
 from netc_runtime.data import open_source
 from netc_runtime.data.base import Source, Split
-from netc_runtime.data.batches import check_fit, evaluation_batches, evaluation_size, sample_count
+from netc_runtime.data.batches import check_fit, evaluation_batches, evaluation_size, image_size, sample_count
 from netc_runtime.engines import load_program
 from netc_runtime.errors import DriverError, ExitCode
 from netc_runtime.interface import TensorSpec
@@ -187,7 +187,8 @@ def evaluate_run(
     folder = RunFolder(run)
     artifact = folder.load_artifact()
     path, found = folder.find(checkpoint, artifact, warn)
-    source = open_source(data_section(artifact.spec, data_overrides))
+    size = image_size(artifact.graph("eval").inputs_of("batch"))
+    source = open_source(data_section(artifact.spec, data_overrides), size)
     evaluator = Evaluator(artifact, host or Host())
     check_fit(source, evaluator.inputs)
     measured = evaluator.measure(found.state, source.test, source.classes)
@@ -220,7 +221,7 @@ def evaluate_run_views(
     program = load_program(artifact.file("eval"), host, graph, artifact.content("eval"))
     program.fix(artifact.packing.pack(found.state))
     scores = class_scores(run, graph.outputs_of("output"))
-    report = _accuracy(run, program, scores, open_source(data), views_of(data))
+    report = _accuracy(run, program, scores, data, views_of(data))
     return replace(report, step=found.position.step, checkpoint=path)
 
 
@@ -239,14 +240,15 @@ def evaluate_model(
     loaded = Model(model, host or Host())
     data = {**loaded.data, **(data_overrides or {})}
     views = views_of(data) if test_views else ()
-    return _accuracy(model, loaded.program, loaded.class_scores, open_source(data), views)
+    return _accuracy(model, loaded.program, loaded.class_scores, data, views)
 
 
 def _accuracy(
-    what: Path, program: Program, scores: TensorSpec, source: Source, views: Sequence[View]
+    what: Path, program: Program, scores: TensorSpec, data: Mapping[str, Any], views: Sequence[View]
 ) -> EvaluationReport:
     """Return the top-1 accuracy of a program on the test split, of its scores or of averages over views."""
     inputs = program.interface.inputs_of("batch")
+    source = open_source(data, image_size(inputs))
     check_fit(source, inputs)
     labels = labels_of(source.test, scores)
     if labels is None:

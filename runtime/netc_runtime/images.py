@@ -56,6 +56,22 @@ def decode(
     return np.rint(np.broadcast_to(values, (channels, *values.shape[1:])) / _white(image) * _WHITE).astype(np.uint8)
 
 
+def resized(planes: Array, size: tuple[int, int]) -> Array:
+    """Return planes [C, H, W] of bytes or float32 in another size, as `decode` resizes; raises DriverError (3)."""
+    require_pillow()
+    from PIL import Image
+
+    if planes.shape[1:] == size:
+        return planes
+    values = np.stack(
+        [
+            np.asarray(Image.fromarray(plane.astype(np.float32)).resize(size[::-1], Image.Resampling.BILINEAR))
+            for plane in planes
+        ]
+    )
+    return np.rint(values).astype(np.uint8) if planes.dtype == np.uint8 else values
+
+
 def decode_labels(path: Path, size: tuple[int, int] | None = None) -> npt.NDArray[np.uint8]:
     """Return a map of labels [H, W]: grey values or indices of a palette as they are, resized to the nearest.
 

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM turned into a request that the training loop honours between two steps."""
+"""SIGINT and SIGTERM turned into errors, or into a request that the training loop honours between two steps."""
 
 import signal
 import threading
@@ -21,7 +21,7 @@ class StopRequestedError(Exception):
 
 
 class Interrupts:
-    """While active, the first signal is noted for `check`; a second one stops at once with a DriverError.
+    """While active, signals end what runs with a DriverError, except that one after `wait` is noted for `check` first.
 
     `remedy` gives the end of that error's sentence. Outside the main thread, where Python allows no handlers, nothing
     happens.
@@ -29,6 +29,7 @@ class Interrupts:
 
     def __init__(self, remedy: Callable[[], str]) -> None:
         self._remedy = remedy
+        self._waits = False
         self._requested: signal.Signals | None = None
         self._previous: dict[signal.Signals, Any] = {}
 
@@ -43,6 +44,10 @@ class Interrupts:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
+    def wait(self) -> None:
+        """Let signals wait for `check` from now on: there is something to save."""
+        self._waits = True
+
     def check(self) -> None:
         """Raise StopRequestedError if a signal has come."""
         if self._requested is not None:
@@ -53,3 +58,7 @@ class Interrupts:
         if self._requested is not None:
             raise DriverError(f"stopped at once by a second signal; {self._remedy()}", _EXIT_CODES[received])
         self._requested = received
+        if not self._waits:
+            raise DriverError(
+                f"stopped by {received.name} before the first step; {self._remedy()}", _EXIT_CODES[received]
+            )

@@ -9,7 +9,7 @@ import numpy as np
 from netc_runtime.arrays import Array
 from netc_runtime.artifact import SAMPLE, Artifact
 from netc_runtime.classmap import ClassMap
-from netc_runtime.data import class_names_of, value_range_of
+from netc_runtime.data import class_names_of, require_sound, value_range_of
 from netc_runtime.engines import load_program
 from netc_runtime.errors import DriverError, ExitCode
 from netc_runtime.evaluate import data_section
@@ -108,6 +108,7 @@ def predict_with_dropout(
     _, found = folder.find(checkpoint, artifact, warn)
     sampler = DropoutSampler(artifact, found.state, host or Host(), seed, run)
     data = data_section(artifact.spec, data_overrides)
+    require_sound(data)
     scores = sampler.scores
     names = class_names(class_names_of(data), (scores,))
     reader = Reader(sampler.input, scores, data, value_range_of(data))

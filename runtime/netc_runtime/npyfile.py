@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from netc_runtime.errors import DamagedFileError, DriverError, ExitCode
+from netc_runtime.errors import DamagedFileError, DriverError
 from netc_runtime.files import storage_errors
 
 # What numpy raises for headers that somebody made up: they are Python literals of any kind.
@@ -25,7 +25,8 @@ HEADER_ERRORS = (
 def map_array(path: Path) -> np.memmap[Any, np.dtype[Any]]:
     """Return the array of real numbers in a .npy file, mapped into memory and not writable.
 
-    Raises DriverError: 2 for values of another kind, 1 (DamagedFileError) for a file that is no such array.
+    Raises DriverError: 1 for values of another kind, or (DamagedFileError) for a file that is no such array, and what
+    the storage gives.
     """
     try:
         # Mapped, so that a header claiming more than the file holds fails instead of allocating; and unlike np.load
@@ -34,8 +35,8 @@ def map_array(path: Path) -> np.memmap[Any, np.dtype[Any]]:
             array = np.lib.format.open_memmap(path, mode="r")
     except HEADER_ERRORS as error:
         if "Python objects" in str(error):
-            raise DriverError(f"{path} holds Python objects; real numbers are needed", ExitCode.USAGE) from error
+            raise DriverError(f"{path} holds Python objects; real numbers are needed") from error
         raise DamagedFileError(f"{path} is not an array that numpy can read: {error}") from error
     if array.dtype.kind not in "fiub":
-        raise DriverError(f"{path} holds {array.dtype} values; real numbers are needed", ExitCode.USAGE)
+        raise DriverError(f"{path} holds {array.dtype} values; real numbers are needed")
     return array

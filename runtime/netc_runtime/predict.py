@@ -12,7 +12,7 @@ from netc_runtime.arrays import Array, first_bad_sample, shape_text
 from netc_runtime.classmap import ClassMap
 from netc_runtime.data import open_source
 from netc_runtime.data.base import Source
-from netc_runtime.data.batches import check_fit, evaluation_size, sample_count
+from netc_runtime.data.batches import check_fit, evaluation_size, image_size, sample_count
 from netc_runtime.errors import DriverError, ExitCode
 from netc_runtime.images import read_image
 from netc_runtime.interface import TensorSpec
@@ -74,7 +74,7 @@ def predict(
     Images are converted to the model's channels, size and range of raw values; arrays are taken as they are. A model
     with scores for each position gives a ClassMap for each input, all others a Prediction. With `test_views`,
     probabilities are averaged over the views that its `data` section declares. Raises DriverError: 2 for an input that
-    does not exist or does not fit, or without such views, 1 for a damaged one, 3 for an image without Pillow.
+    does not exist or does not fit, or without such views, 1 for a damaged or empty one, 3 for an image without Pillow.
     """
     loaded = Model(model, host or Host())
     spec, scores = only_input(model, loaded.inputs), loaded.class_scores
@@ -99,6 +99,11 @@ def predict(
         for sample, own in zip(part, result, strict=True):
             predictions.append(described(sample, own, loaded.classes, scores.ignored))
     return predictions
+
+
+def splits_named(inputs: Sequence[str]) -> set[str]:
+    """Return the splits of the data of which inputs name samples."""
+    return {match[1] for match in map(_INDEX.fullmatch, inputs) if match}
 
 
 def only_input(model: Path, inputs: Sequence[TensorSpec]) -> TensorSpec:
@@ -157,7 +162,7 @@ class Reader:
 
     def _from_source(self, part: str, first: int, last: int) -> Iterator[Sample]:
         if self._source is None:
-            self._source = open_source(self._data)
+            self._source = open_source(self._data, image_size((self._spec,)))
             check_fit(self._source, (self._spec,))
         split = self._source.split(part)
         count = sample_count(split)
@@ -184,7 +189,7 @@ class Reader:
                 ExitCode.USAGE,
             )
         if array.size == 0:
-            raise DriverError(f"{path} holds an array {shape_text(array.shape)}: no sample at all", ExitCode.USAGE)
+            raise DriverError(f"{path} holds an array {shape_text(array.shape)}: no sample at all")
         with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which is refused
             batch = array.reshape((1 if single else len(array), *sample)).astype(np.float32)
         bad = first_bad_sample(batch)

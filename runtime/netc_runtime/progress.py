@@ -185,25 +185,27 @@ def describe_start(event: Started) -> str:
 
 
 def describe_epoch(event: EpochDone, started: Started) -> str:
-    """Return main, side and total losses and accuracies of both splits as one line."""
+    """Return main, side and total losses and accuracies of both splits as one line; without a step, the test alone."""
     epochs = f"/{started.max_epochs}" if started.max_epochs else ""
-    return (
-        f"epoch {event.epoch}{epochs}  step {event.step}/{started.total_steps}  "
-        f"train {_values(event.train, started.metrics)}  |  test {_values(event.test, started.metrics)}  |  "
-        f"{_values(event.rates, started.metrics)}  {event.images_per_second:,.0f} images/s"
-    )
+    train, test, rates = (_values(values, started.metrics) for values in (event.train, event.test, event.rates))
+    speed = f"{event.images_per_second:,.0f} images/s" if event.images_per_second else ""
+    parts = (train and f"train {train}", f"test {test}", "  ".join(filter(None, (rates, speed))))
+    return f"epoch {event.epoch}{epochs}  step {event.step}/{started.total_steps}  {'  |  '.join(filter(None, parts))}"
 
 
 def describe_end(event: TrainResult) -> str:
     """Return the end of a session as one line."""
-    best = "" if event.best_step is None else f", best at step {event.best_step}"
+    best = "" if event.best_step is None else f", best: that of step {event.best_step}"
+    if event.best_step == event.step:
+        best = ", also the best"
     state = "finished" if event.finished else "stopped as asked"
     if event.stopped_early:
         state = "stopped early, without further improvement,"
     if event.finished and not event.test:
         state = "nothing left to do: the run was finished already"
     rest = "" if event.finished else f"; continue with: {event.resume_command}"
-    return f"{state} after step {event.step} ({_count(event.epochs, 'epoch')}){best}: {event.checkpoint}{rest}"
+    after = f"{state} after step {event.step} ({_count(event.epochs, 'epoch')})"
+    return f"{after}; last checkpoint: {event.checkpoint}{best}{rest}"
 
 
 def _values(values: Mapping[str, float], metrics: tuple[Metric, ...]) -> str:

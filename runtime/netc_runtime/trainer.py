@@ -15,7 +15,7 @@ from netc_runtime.artifact import Artifact
 from netc_runtime.checkpoint import Checkpoint, Newest
 from netc_runtime.data import open_source
 from netc_runtime.data.base import Source
-from netc_runtime.data.batches import check_fit, sample_count
+from netc_runtime.data.batches import check_fit, image_size, sample_count
 from netc_runtime.data.mapped import Indices
 from netc_runtime.divergence import account, listed
 from netc_runtime.engines import host_for_training
@@ -86,12 +86,13 @@ class _Session:
         self._artifact = artifact
         self._options = options
         self._reporter = reporter
-        self._source: Source = open_source(data_section(artifact.spec))
+        tested = artifact.graph("eval").inputs_of("batch")
+        self._source: Source = open_source(data_section(artifact.spec), image_size(tested))
         for note in self._source.notes:
             reporter.warn(note)
         for phase in artifact.phases:
             check_fit(self._source, artifact.graph(phase.graph).inputs_of("batch"))
-        check_fit(self._source, artifact.graph("eval").inputs_of("batch"))
+        check_fit(self._source, tested)
         self._plan = Plan.of(artifact, sample_count(self._source.train))
         self._plateau = Plateau.of(artifact)
         if resumed:
@@ -157,6 +158,7 @@ class _Session:
         return replace(asked, threads=recorded)
 
     def train(self, interrupts: Interrupts) -> TrainResult:
+        interrupts.wait()
         begun = time.monotonic()
         plan, limit = self._plan, self._options.stop_after_epochs
         self._reporter.started(self._started())

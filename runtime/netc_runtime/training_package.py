@@ -21,7 +21,7 @@ from netc_runtime.arrays import Array
 from netc_runtime.artifact import INITIAL_STATE, MANIFEST, POPULATION, Artifact
 from netc_runtime.data import class_names_of, missing_data, open_source, value_range_of
 from netc_runtime.data.base import Source
-from netc_runtime.data.batches import sample_count
+from netc_runtime.data.batches import image_size, sample_count
 from netc_runtime.errors import DriverError, ExitCode
 from netc_runtime.evaluate import data_section
 from netc_runtime.files import read_bounded, storage_errors, temporary_name, write_atomically
@@ -114,15 +114,15 @@ def _first_state(artifact: Artifact, warn: Callable[[str], None]) -> dict[str, A
     if artifact.init_from is not None:
         state, _ = initialised(artifact, artifact.init_from, warn)
     roles = {spec.role for spec in artifact.state}
-    data = data_section(artifact.spec)
+    data, size = data_section(artifact.spec), image_size(artifact.graph("eval").inputs_of("batch"))
     source: Source | None = None
     if not roles.isdisjoint(STATISTICS):
-        source = open_source(data)
+        source = open_source(data, size)
         state |= data_statistics(artifact, source.train)
     if (
         "max_steps" in roles and step_of(artifact, state) == 0
     ):  # what has begun, as a package may have, keeps its length
-        length = _first_length(artifact, source or (None if missing_data(data) else open_source(data)))
+        length = _first_length(artifact, source or (None if missing_data(data) else open_source(data, size)))
         for spec in artifact.state:
             if spec.role == "max_steps" and length is not None:
                 state[spec.name] = np.full(spec.static_shape, length, spec.dtype)

@@ -67,6 +67,12 @@ def test_a_table_with_numbers_to_predict(tmp_path: Path) -> None:
         (CSV, {"features": ["a", "c"]}, "data.features: {path} has no column c; known: a, b, kind", 2),
         ("a,a,kind\n", {"features": ["a"]}, "data.features: {path} has 2 columns a; give them different names", 2),
         ("kind\n1\n", {}, "{path} has no column besides its target; features are needed too", 2),
+        (
+            CSV,
+            {"target": ["a", "kind"]},
+            "{path}, line 2: the column kind has 'yes', where a number is needed; leave the column out of data.target, or correct the file",
+            2,
+        ),
         ("a,kind\n", {}, "{path} has no line after the names of its columns: no sample at all", 1),
         ("", {}, "{path} is empty: its first line should name the columns", 1),
         (CSV.replace("6", '"6'), {}, "{path}, line 5: unexpected end of data", 1),
@@ -87,6 +93,33 @@ def test_bad_tables_are_one_sentence(
     if "inf" in text:
         path.write_bytes(text.replace("yes", "1").encode())
     assert said("csv", path, **{"target": "kind", "split": HALF, **options}) == (sentence.format(path=path), code)
+
+
+@pytest.mark.parametrize("name", ["train-2.csv", "test.csv"])
+def test_files_have_the_same_features_in_the_same_order(tmp_path: Path, name: str) -> None:
+    (tmp_path / "train-1.csv").write_text(CSV)
+    first, other = tmp_path / "train-1.csv", tmp_path / name
+    remedy = "name those to feed in data.features, which sets their order"
+    for text, said_of_them in (
+        ("a,kind\n1,yes\n", f"none as feature 2, but {first} has b"),
+        ("a,b,c,kind\n1,2,3,yes\n", f"c as feature 3, but {first} has none"),
+        ("b,a,kind\n1,2,yes\n", f"b as feature 1, but {first} has a"),
+    ):
+        other.write_text(text)
+        assert said("csv", tmp_path, target="kind") == (f"{other} has {said_of_them}; {remedy}", 2)
+    source = opened("csv", tmp_path, target="kind", features=["a", "b"])
+    assert [2, 1] in [*source.train["image"].tolist(), *source.test["image"].tolist()]
+
+
+def test_a_target_with_too_many_texts_is_probably_another_column(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("netc_runtime.data.csv_table.MOST_CLASSES", 1)
+    (tmp_path / "a.csv").write_text(CSV)
+    assert said("csv", tmp_path / "a.csv", target="kind", split=HALF) == (
+        f"{tmp_path / 'a.csv'} has more than 1 classes; is its target really a label?",
+        2,
+    )
 
 
 def test_a_table_needs_a_target(tmp_path: Path) -> None:

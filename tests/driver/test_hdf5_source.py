@@ -42,14 +42,14 @@ def test_bad_hdf5_files_are_one_sentence(tmp_path: Path) -> None:
                 file[name] = array
 
     written(data=IMAGES, label=np.array([b"x"] * COUNT))
-    assert said("hdf5", path) == (f"{path} has label of |S1 values; real numbers are needed", 2)
+    assert said("hdf5", path) == (f"{path} has label of |S1 values; real numbers are needed", 1)
     written(data=IMAGES, label=["x"] * COUNT)
-    assert said("hdf5", path) == (f"{path} has label of Python objects; real numbers are needed", 2)
+    assert said("hdf5", path) == (f"{path} has label of Python objects; real numbers are needed", 1)
     written(data=IMAGES, label=h5py.ExternalLink("/etc/passwd", "x"))
-    assert said("hdf5", path) == (f"{path} has a link at label; only data in the file itself are read", 2)
+    assert said("hdf5", path) == (f"{path} has a link at label; only data in the file itself are read", 1)
     with h5py.File(path, "w") as file:
         file.create_dataset("data", (4, 4), "u1", external=[("/etc/passwd", 0, 16)])
-    assert said("hdf5", path) == (f"{path} keeps data in other files; only data in the file itself are read", 2)
+    assert said("hdf5", path) == (f"{path} keeps data in other files; only data in the file itself are read", 1)
     written(data=IMAGES)
     content = path.read_bytes()
     for damaged in (content[:-100], content[:600], b"", b"no file"):
@@ -72,6 +72,24 @@ def test_hard_links_of_an_hdf5_file_may_make_circles(tmp_path: Path, monkeypatch
     assert sorted(source.train) == ["image", "more/label"]
     monkeypatch.setattr("netc_runtime.data.hdf5._MOST_NAMES", 20)
     assert said("hdf5", path) == (f"{path} has more than 20 groups and data sets", 1)
+
+
+def test_groups_of_an_hdf5_file_are_read_at_any_depth_or_refused(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    path, deep = tmp_path / "a.h5", "a/b/c/d/e/f/g/h/"
+    with h5py.File(path, "w") as file:
+        file["data"], file[f"{deep}weight"] = IMAGES, LABELS
+        file[f"{deep}again"] = file["a"]  # a group that is known already is none that lies too deep
+    assert sorted(opened("hdf5", path, split=HALF).train) == [f"{deep}weight", "image"]
+    with h5py.File(path, "a") as file:
+        file[f"{deep}i/label"] = LABELS
+    assert said("hdf5", path) == (
+        f"{path} has the group {deep}i/ in 8 others, the limit; move what is to be read further out",
+        1,
+    )
+    with h5py.File(path, "a") as file:
+        file["short"] = file[f"{deep}i"]
+    assert sorted(opened("hdf5", path, split=HALF).train) == [f"{deep}weight", "image", "short/label"]
 
 
 def test_the_memory_of_all_arrays_of_an_hdf5_file_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

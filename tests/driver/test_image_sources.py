@@ -84,8 +84,11 @@ def test_given_splits_share_the_classes_of_the_training_images(folder: Path, tmp
     assert len(source.train["label"]) == 12
     assert source.test["label"][:].tolist() == [1]
     (tmp_path / "both" / "val" / "fox").mkdir()
-    with pytest.raises(DriverError, match=r"fox is a class that the training images do not have; they have cat, dog$"):
+    with pytest.raises(
+        DriverError, match=r"fox is a class that the training images do not have; they have cat, dog$"
+    ) as caught:
         open_source({"source": "image_folder", "path": str(tmp_path / "both")})
+    assert caught.value.exit_code == ExitCode.FAILED
 
 
 def test_images_are_resized_and_made_grey_as_pillow_does(folder: Path) -> None:
@@ -267,6 +270,31 @@ def test_an_image_that_cannot_be_decoded_stops_or_is_skipped(folder: Path, conte
     assert opened(folder, on_error="skip").notes == source.notes  # from the cache
 
 
+@pytest.mark.parametrize("circle", [False, True])
+@pytest.mark.parametrize("name", ["cat/2.png", "cat/0.png"])  # the first image says what shape all have
+def test_a_link_to_nothing_is_an_image_that_cannot_be_decoded(folder: Path, name: str, circle: bool) -> None:
+    path = folder / name
+    original = path.read_bytes()
+    path.unlink()
+    path.symlink_to(path.name if circle else "no.png")
+    with pytest.raises(DriverError) as caught:
+        opened(folder)
+    assert (str(caught.value), caught.value.exit_code) == (f"{path} is a link to nothing{LEAVE_OUT}", ExitCode.FAILED)
+    source = opened(folder, on_error="skip")
+    assert len(source.train["label"]) + len(source.test["label"]) == 11
+    assert source.notes == (f"1 record was left out of the data; the first: {path} is a link to nothing",)
+    path.unlink()
+    (folder.parent / "elsewhere").write_bytes(original)
+    path.symlink_to(folder.parent / "elsewhere")  # a link to an image is as good as the image
+    assert opened(folder, on_error="skip").notes == ()
+
+
+def test_a_pipe_called_like_an_image_is_not_waited_for(folder: Path) -> None:
+    (folder / "cat" / "2.png").unlink()
+    os.mkfifo(folder / "cat" / "2.png")
+    assert said(folder) == f"{folder / 'cat' / '2.png'} is not a file{LEAVE_OUT}"
+
+
 def test_bad_folders_are_one_sentence(folder: Path, tmp_path: Path) -> None:
     Image.fromarray(np.zeros((6, 5, 3), np.uint8)).save(folder / "dog" / "1.png")
     first = folder / "cat" / "0.png"
@@ -381,8 +409,8 @@ def test_bad_lists_are_one_sentence(folder: Path) -> None:
     Image.fromarray(np.zeros((2, 5), np.uint8)).save(folder / "small.png")
     listed(folder, [f"{cat} images/small.png"])
     assert said(path, "image_list") == (
-        f"{folder / 'small.png'} has 2 x 5 pixels, but its image {folder / 'cat' / '0.png'} has 4 x 5; set data.resize to "
-        f"bring both to one size"
+        f"{folder / 'small.png'} has 2 x 5 pixels, but its image {folder / 'cat' / '0.png'} has 4 x 5; set data.resize, "
+        f"such as resize: [4, 5]"
     )
 
 

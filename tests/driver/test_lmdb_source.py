@@ -1,11 +1,13 @@
 """The source lmdb: Caffe's databases, and a sentence for whatever is wrong."""
 
+import io
 import struct
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from netc_runtime.data import missing_data
 
@@ -33,10 +35,10 @@ def datum(**fields: Any) -> bytes:
     return content
 
 
-def write_lmdb(path: Path, records: list[bytes]) -> None:
+def write_lmdb(path: Path, records: list[bytes], first: int = 0) -> None:
     lmdb = pytest.importorskip("lmdb")
     with lmdb.open(str(path), map_size=1 << 22) as database, database.begin(write=True) as transaction:
-        for index, record in enumerate(records):
+        for index, record in enumerate(records, first):
             transaction.put(b"%08d" % index, record)
 
 
@@ -67,6 +69,34 @@ def test_lmdb_of_caffe(tmp_path: Path) -> None:
     assert everything(opened("lmdb", tmp_path / "packed", split=HALF))[:, 2, 1, 1].tolist() == [0, 10, 20, 30]
     # Reading leaves the database as it was.
     assert sorted(path.name for path in (tmp_path / "packed").iterdir()) == ["data.mdb", "lock.mdb"]
+
+
+@pytest.mark.parametrize("size", [[2, 3], [5, 9], [3, 4]])
+def test_plain_records_are_resized_as_encoded_ones_are(tmp_path: Path, size: list[int]) -> None:
+    pictures = np.random.default_rng(1).integers(0, 256, (8, 3, 3, 4), dtype=np.uint8)
+    pictures[0] = 255
+    for index, picture in enumerate(pictures):
+        content = io.BytesIO()
+        Image.fromarray(picture.transpose(1, 2, 0)).save(content, "PNG")
+        shape = {"channels": 3, "height": 3, "width": 4, "label": 0}
+        records = {
+            "plain": datum(data=picture.tobytes(), **shape),
+            "floats": datum(float_data=picture.ravel().tolist(), **shape),
+            "packed": datum(encoded=True, data=content.getvalue(), label=0),
+        }
+        for name, record in records.items():
+            write_lmdb(tmp_path / name, [record], first=index)
+    plain, floats, packed = (
+        np.asarray(opened("lmdb", tmp_path / name, split=HALF, resize=size).train["image"])
+        for name in ("plain", "floats", "packed")
+    )
+    assert plain.shape == (4, 3, *size)
+    np.testing.assert_array_equal(plain, packed)
+    assert (str(plain.dtype), str(floats.dtype)) == ("uint8", "float32")
+    np.testing.assert_allclose(floats, plain, rtol=0, atol=0.5)  # bytes are rounded
+    # Records of several sizes are brought to one, of either kind.
+    write_lmdb(tmp_path / "plain", [raw(0, channels=3, height=2, width=4), records["packed"]], first=8)
+    assert opened("lmdb", tmp_path / "plain", split=HALF, resize=size).train["image"].shape == (5, 3, *size)
 
 
 def test_bad_lmdb_databases_are_one_sentence(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ LINES = [
     "in runs/a",
     "epoch 1/2  step 10/20  train total 2.1000 loss 1.5000 l1 2.0000 accuracy 0.5000  |  "
     "test total 2.2000 loss 1.7500 l1 nan accuracy 0.2500  |  lr 0.01  12,346 images/s",
-    "finished after step 20 (2 epochs), best at step 10: runs/a/checkpoints/step_20.safetensors",
+    "finished after step 20 (2 epochs); last checkpoint: runs/a/checkpoints/step_20.safetensors, best: that of step 10",
 ]
 
 
@@ -111,7 +111,7 @@ def test_metrics_stand_in_the_order_of_their_kinds() -> None:
     test = {metric.name: place / 100 for place, metric in enumerate(metrics)}
     line = describe_epoch(replace(EPOCH, train={}, rates={}, test=test), started)
     expected = " ".join(f"m{place} 0.{place:02}00" for place in range(len(kinds)))
-    assert f"|  test {expected}  |" in line
+    assert f"/20  test {expected}  |" in line
 
 
 @pytest.mark.parametrize("no_color", [True, False])
@@ -149,9 +149,21 @@ def test_what_counts_one_is_singular() -> None:
 def test_the_end_says_how_to_continue_or_that_nothing_was_left() -> None:
     path = "runs/a/checkpoints/step_20.safetensors"
     assert describe_end(replace(RESULT, finished=False, epochs=1)) == (
-        f"stopped as asked after step 20 (1 epoch), best at step 10: {path}; "
+        f"stopped as asked after step 20 (1 epoch); last checkpoint: {path}, best: that of step 10; "
         f"continue with: netc train --run runs/a --resume"
     )
     assert describe_end(replace(RESULT, test={})) == (
-        f"nothing left to do: the run was finished already after step 20 (2 epochs), best at step 10: {path}"
+        f"nothing left to do: the run was finished already after step 20 (2 epochs); last checkpoint: {path}, "
+        "best: that of step 10"
     )
+    finished = f"finished after step 20 (2 epochs); last checkpoint: {path}"
+    assert describe_end(replace(RESULT, best_step=20)) == f"{finished}, also the best"
+    assert describe_end(replace(RESULT, best_step=None)) == finished
+
+
+def test_an_evaluation_without_a_step_before_it_shows_the_test_split_alone() -> None:
+    test = "epoch 1/2  step 10/20  test total 2.2000 loss 1.7500 l1 nan accuracy 0.2500"
+    still = replace(EPOCH, train={}, rates={}, images_per_second=0.0)
+    assert describe_epoch(still, STARTED) == test
+    # What a session trained that was stopped before the evaluation is known, how fast is not.
+    assert describe_epoch(replace(EPOCH, images_per_second=0.0), STARTED) == LINES[1].removesuffix("  12,346 images/s")

@@ -165,6 +165,38 @@ def test_handlers_are_restored_and_a_second_signal_stops_at_once(artifact: Path,
     assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, ExitCode.INTERRUPTED), (signal.SIGTERM, ExitCode.TERMINATED)]
+)
+def test_a_signal_before_the_first_step_stops_at_once(
+    artifact: Path, tmp_path: Path, number: signal.Signals, code: ExitCode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = signal.getsignal(number)
+    run = tmp_path / "run"
+
+    def signalled(*arguments: object) -> None:
+        os.kill(os.getpid(), number)
+        pytest.fail("it went on")
+
+    def stopped(**options: Any) -> str:
+        with monkeypatch.context() as patch:
+            patch.setattr("netc_runtime.trainer.open_source", signalled)
+            with pytest.raises(DriverError) as caught:
+                train(TrainOptions(run, **options), Recorder())
+        assert caught.value.exit_code == code
+        assert signal.getsignal(number) is before
+        return str(caught.value)
+
+    begun = f"stopped by {number.name} before the first step; "
+    assert stopped(artifact=artifact, host=CPU) == (
+        f"{begun}there is no checkpoint yet to continue from, so run the command again"
+    )
+    assert not run.exists()
+    train(TrainOptions(run, artifact, CPU, stop_after_epochs=1), Recorder())
+    assert stopped(resume=True) == (f"{begun}continue from the last checkpoint with: netc train --run {run} --resume")
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["step_22.safetensors"]
+
+
 def test_checkpoints_are_the_same_bytes_in_another_process(artifact: Path, tmp_path: Path) -> None:
     train(TrainOptions(tmp_path / "here", artifact, CPU, stop_after_epochs=1), Recorder())
     program = (

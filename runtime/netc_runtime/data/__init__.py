@@ -3,13 +3,14 @@
 A new source is one class in this folder and one entry of `SOURCES`.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from netc_runtime.arrays import shape_text
-from netc_runtime.data.base import Problem, Source, Split
+from netc_runtime.data.base import Problem, Source, Split, UnequalSizesError
 from netc_runtime.data.cifar import CIFAR10, CIFAR100
 from netc_runtime.data.csv_table import CSV
 from netc_runtime.data.digits import Digits
@@ -76,6 +77,9 @@ def check_options(data: Mapping[str, Any]) -> list[Problem]:
     resize = data.get("resize")
     if resize is not None and not _is_size(resize):
         problems.append((("resize",), f"resize should be [height, width] in pixels, at least 1, not {resize}"))
+    limits = data.get("range")
+    if limits is not None and not _is_range(limits):
+        problems.append((("range",), f"range should be the lowest and the highest raw value, [0, 255], not {limits}"))
     return problems + check_values(source.options, options)
 
 
@@ -91,6 +95,17 @@ def value_range_of(data: Mapping[str, Any]) -> tuple[float, float]:
     return source_class(data).value_range if declared is None else (float(declared[0]), float(declared[1]))
 
 
+def require_sound(data: Mapping[str, Any]) -> None:
+    """Raise DriverError (2) with all mistakes of a `data` section, wherever the data may be."""
+    _refuse(check_options(data))
+
+
+def _refuse(problems: Sequence[Problem]) -> None:
+    if problems:
+        sentences = (f"{'.'.join(('data', *path))}: {sentence}" for path, sentence in problems)
+        raise DriverError("\n".join(sentences), ExitCode.USAGE)
+
+
 def missing_data(data: Mapping[str, Any]) -> list[Problem]:
     """Return what is not on this machine of the data that a section names, as far as `check_options` accepts it."""
     wrong = {path for path, _ in check_options(data)}
@@ -102,17 +117,18 @@ def missing_data(data: Mapping[str, Any]) -> list[Problem]:
         return [(("path",), str(error))]
 
 
-def open_source(data: Mapping[str, Any]) -> Source:
+def open_source(data: Mapping[str, Any], size: tuple[int, int] | None = None) -> Source:
     """Load the train and test split of a `data` section, its `image` resized to `data.resize` if that is given.
 
-    Raises DriverError: 2 for a wrong section or a missing path, 1 for damaged files, 3 for a refused permission.
+    `size` is the height and width that the caller needs, for what an error suggests. Raises DriverError: 2 for what
+    another section would mend, a missing path among it, 1 for what is in the files, 3 for a refused permission.
     """
-    problems = check_options(data) + missing_data(data)
-    if problems:
-        sentences = (f"{'.'.join(('data', *path))}: {sentence}" for path, sentence in problems)
-        raise DriverError("\n".join(sentences), ExitCode.USAGE)
+    _refuse(check_options(data) + missing_data(data))
     cls, options, resize = source_class(data), _options(data), data.get("resize")
-    source = cls.open(data["source"], {**options, "resize": resize} if cls.resizes and resize else options)
+    try:
+        source = cls.open(data["source"], {**options, "resize": resize} if cls.resizes and resize else options)
+    except UnequalSizesError as error:
+        raise (error if size is None else error.needing(size)) from error.__cause__
     arrange(source, options)
     if data.get("range") is not None:
         source.declared_range = value_range_of(data)
@@ -139,6 +155,13 @@ def _is_size(value: object) -> bool:
         and len(value) == 2
         and all(isinstance(side, int) and not isinstance(side, bool) and side >= 1 for side in value)
     )
+
+
+def _is_range(value: object) -> bool:
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        return False
+    numbers = [side for side in value if isinstance(side, int | float) and not isinstance(side, bool)]
+    return len(numbers) == 2 and -math.inf < numbers[0] < numbers[1] < math.inf
 
 
 def _resized(split: Split, size: tuple[int, int]) -> Split:

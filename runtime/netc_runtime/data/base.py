@@ -7,10 +7,11 @@ from typing import Any, ClassVar, Protocol, Self, TypeAlias
 
 import numpy as np
 
-from netc_runtime.arrays import Array
+from netc_runtime.arrays import Array, shape_text
 from netc_runtime.data.options import Option, Problem
+from netc_runtime.errors import DriverError, ExitCode
 
-__all__ = ["Problem", "Samples", "Source", "Split", "as_folder"]
+__all__ = ["Problem", "Samples", "Source", "Split", "UnequalSizesError", "as_folder"]
 
 
 class Samples(Protocol):
@@ -47,6 +48,23 @@ MOST_CLASSES = 1 << 20
 
 Split: TypeAlias = Mapping[str, Samples]
 """Field name to samples; axis 0 counts them: `image` is [n, C, H, W], `label` is [n] class indices."""
+
+
+class UnequalSizesError(DriverError):
+    """Images of several sizes, where `resize` names none; `found` is what is wrong, without the remedy."""
+
+    def __init__(self, found: str, remedy: str) -> None:
+        super().__init__(f"{found}; {remedy}", ExitCode.USAGE)
+        self.found = found
+
+    @classmethod
+    def like(cls, found: str, size: Sequence[int]) -> Self:
+        """Return the error of a source, which knows no better size than that of one of the images."""
+        return cls(found, f"set data.resize, such as resize: {shape_text(tuple(size))}")
+
+    def needing(self, size: Sequence[int]) -> Self:
+        """Return the error for whoever takes images of this size alone."""
+        return type(self)(self.found, f"set data.resize: {shape_text(tuple(size))}")
 
 
 class Source(ABC):

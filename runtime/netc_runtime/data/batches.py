@@ -68,6 +68,12 @@ def evaluation_batches(split: Split, inputs: Sequence[TensorSpec], size: int) ->
         }
 
 
+def image_size(inputs: Sequence[TensorSpec]) -> tuple[int, int] | None:
+    """Return the height and width of the images that `inputs` take; None where they take none."""
+    shapes = (spec.sample_shape for spec in inputs if field_of(spec) == "image")
+    return next(((shape[1], shape[2]) for shape in shapes if len(shape) == 3), None)
+
+
 def check_fit(source: Source, inputs: Sequence[TensorSpec]) -> None:
     """Raise DriverError (2, or 1 for bad values) unless both splits can feed `inputs`."""
     for name in ("train", "test"):
@@ -140,8 +146,7 @@ def _check_values(part: Array, start: int, name: str, field: str, spec: TensorSp
             index, value = _first(part, wrong)
             raise DriverError(
                 f'sample {start + index} of the {name} split has the value {value} of "{field}", which the input '
-                f'"{spec.name}" cannot hold as {spec.dtype}',
-                ExitCode.USAGE,
+                f'"{spec.name}" cannot hold as {spec.dtype}'
             )
 
 

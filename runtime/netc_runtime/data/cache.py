@@ -6,6 +6,7 @@ An entry that is not what it says is made anew. That finds files which are cut o
 byte that has changed: a large file is not read for it.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -32,6 +33,7 @@ _ENTRY = "entry.json"
 _ENTRY_LIMIT = 64 << 20
 _BLOCKS, _BLOCK = 64, 4096  # what is read of a file to know it again
 _ABANDONED = 24 * 3600.0  # seconds without a byte
+_NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)  # what the system says of a link without a file at its end
 
 
 @dataclass(frozen=True)
@@ -84,11 +86,19 @@ def _place(temporary: Path, folder: Path) -> None:
 
 
 def stamps(paths: Iterable[Path], within: Path) -> list[tuple[str, int, int]]:
-    """Return by what files are known to have changed: names relative to `within`, sizes, and times in nanoseconds."""
+    """Return by what files are known to have changed: names relative to `within`, sizes, and times in nanoseconds.
+
+    Of a link that leads nowhere they are its own.
+    """
     found = []
     for path in paths:
         with storage_errors("read", path):
-            status = path.stat()
+            try:
+                status = path.stat()
+            except OSError as error:
+                if error.errno not in _NOWHERE:
+                    raise
+                status = path.lstat()
         found.append((os.path.relpath(path, within), status.st_size, status.st_mtime_ns))
     return found
 

@@ -3,8 +3,9 @@
 import csv
 import math
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -72,6 +73,7 @@ class CSV(Source):
             for split, files in parts(as_folder(options["path"]), _ENDINGS).items()
         }
         everything = [table for own in tables.values() for table in own]
+        _require_alike(everything)
         names = _class_names(everything)
         splits = {split: _split(own, names, _whole(everything)) for split, own in tables.items()}
         if not names and "label" in splits["train"]:
@@ -81,10 +83,10 @@ class CSV(Source):
 
 @dataclass
 class _Table:
-    """The columns of one file: `texts` is a single target that has a value that is no number."""
+    """The columns of one file: `names` are those of its features, `texts` a single target that is not all numbers."""
 
     path: Path
-    width: int
+    names: tuple[str, ...]
     features: "array[float]" = field(default_factory=lambda: array("f"))
     targets: "array[float]" = field(default_factory=lambda: array("d"))
     texts: list[str] = field(default_factory=list)
@@ -119,7 +121,7 @@ def _rows(path: Path, reader: Any, options: Mapping[str, Any]) -> _Table:
     )
     if not chosen:
         raise DriverError(f"{path} has no column besides its target; features are needed too", ExitCode.USAGE)
-    table = _Table(path, len(chosen), columns=len(targets))
+    table = _Table(path, tuple(names[i] for i in chosen), columns=len(targets))
     single = len(targets) == 1
     for row in reader:
         if not row:
@@ -128,11 +130,11 @@ def _rows(path: Path, reader: Any, options: Mapping[str, Any]) -> _Table:
             raise DamagedFileError(
                 f"{path}, line {reader.line_num}: {len(names)} columns expected, as in the first line, found {len(row)}"
             )
-        table.features.extend(_number(path, reader.line_num, names[i], row[i]) for i in chosen)
+        table.features.extend(_number(path, reader.line_num, names[i], row[i], "features") for i in chosen)
         if single:
             _add_target(table, reader.line_num, names[targets[0]], row[targets[0]].strip())
         else:
-            table.targets.extend(_number(path, reader.line_num, names[i], row[i]) for i in targets)
+            table.targets.extend(_number(path, reader.line_num, names[i], row[i], "target") for i in targets)
     if not table.features:
         raise DamagedFileError(f"{path} has no line after the names of its columns: no sample at all")
     return table
@@ -152,14 +154,14 @@ def _columns(path: Path, names: Sequence[str], wanted: str | Sequence[str], opti
     return found
 
 
-def _number(path: Path, line: int, column: str, text: str) -> float:
+def _number(path: Path, line: int, column: str, text: str, option: str) -> float:
     try:
         value = float(text)
     except ValueError:
         said = f"has {text.strip()[:100]!r}" if text.strip() else "is empty"
         raise DriverError(
             f"{path}, line {line}: the column {column} {said}, where a number is needed; leave the column out of "
-            f"data.features, or correct the file",
+            f"data.{option}, or correct the file",
             ExitCode.USAGE,
         ) from None
     if not -3.4028234e38 <= value <= 3.4028234e38:  # what float32 holds; NaN is in no range
@@ -174,7 +176,7 @@ def _add_target(table: _Table, line: int, column: str, text: str) -> None:
     table.texts.append(text)
     if not table.worded:
         try:
-            table.targets.append(_number(table.path, line, column, text))
+            table.targets.append(_number(table.path, line, column, text, "target"))
         except DriverError:
             if math.isnan(_as_float(text)) or math.isinf(_as_float(text)):
                 raise
@@ -194,7 +196,9 @@ def _class_names(tables: Sequence[_Table]) -> tuple[str, ...]:
         return ()
     names = sorted({text for table in tables for text in table.texts})
     if len(names) > MOST_CLASSES:
-        raise DriverError(f"{tables[0].path} has more than {MOST_CLASSES} classes; is its target really a label?")
+        raise DriverError(
+            f"{tables[0].path} has more than {MOST_CLASSES} classes; is its target really a label?", ExitCode.USAGE
+        )
     return tuple(names)
 
 
@@ -209,10 +213,8 @@ def _whole(tables: Sequence[_Table]) -> bool:
 
 
 def _split(tables: Sequence[_Table], names: tuple[str, ...], whole: bool) -> dict[str, Array]:
-    width = tables[0].width
-    features = np.concatenate(
-        [np.frombuffer(t.features, np.float32).reshape(-1, t.width) for t in _alike(tables, width)]
-    )
+    width = len(tables[0].names)
+    features = np.concatenate([np.frombuffer(table.features, np.float32).reshape(-1, width) for table in tables])
     found: dict[str, Array] = {"image": features}
     if names:
         index = {name: number for number, name in enumerate(names)}
@@ -222,12 +224,15 @@ def _split(tables: Sequence[_Table], names: tuple[str, ...], whole: bool) -> dic
     return found | ({"label": targets.astype(np.int64)} if whole else {})
 
 
-def _alike(tables: Sequence[_Table], width: int) -> Iterator[_Table]:
+def _require_alike(tables: Sequence[_Table]) -> None:
+    """Raise DriverError unless the features of all files are the same columns, in the same order."""
+    first = tables[0]
     for table in tables:
-        if table.width != width:
+        if table.names != first.names:
+            place = next(i for i, (a, b) in enumerate(zip_longest(table.names, first.names)) if a != b)
+            here, there = (one.names[place] if place < len(one.names) else "none" for one in (table, first))
             raise DriverError(
-                f"{table.path} has {table.width} features, but {tables[0].path} has {width}; files of a split need the "
-                f"same columns",
+                f"{table.path} has {here} as feature {place + 1}, but {first.path} has {there}; name those to feed in "
+                f"data.features, which sets their order",
                 ExitCode.USAGE,
             )
-        yield table

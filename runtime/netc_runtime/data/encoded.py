@@ -8,12 +8,12 @@ from typing import IO, Any
 import numpy as np
 
 from netc_runtime.arrays import Array, shape_text
-from netc_runtime.data.base import MOST_CLASSES, Split
+from netc_runtime.data.base import MOST_CLASSES, Split, UnequalSizesError
 from netc_runtime.data.cache import cached, stamps
 from netc_runtime.data.npy_writer import RowWriter
 from netc_runtime.data.options import CHANNELS, LEAVE_OUT
-from netc_runtime.errors import DamagedFileError, DriverError, ExitCode
-from netc_runtime.images import decode
+from netc_runtime.errors import DamagedFileError
+from netc_runtime.images import decode, resized
 
 
 @dataclass(frozen=True)
@@ -76,12 +76,11 @@ class _Maker:
             if writer is None:
                 first, writer = record.name, RowWriter(file, image.shape, image.dtype)
             if (image.shape, image.dtype) != (writer.shape, writer.dtype):
-                raise DriverError(
+                found = (
                     f"{record.name} has an image {shape_text(image.shape)} of {image.dtype}, but {first} has "
-                    f"{shape_text(writer.shape)} of {writer.dtype}; set data.resize, such as resize: "
-                    f"{shape_text(writer.shape[-2:])}",
-                    ExitCode.USAGE,
+                    f"{shape_text(writer.shape)} of {writer.dtype}"
                 )
+                raise UnequalSizesError.like(found, writer.shape[-2:])
             labels.append(_label(record))
             writer.add(image)
         if writer is None:
@@ -91,7 +90,7 @@ class _Maker:
 
     def _image(self, record: Encoded) -> Array:
         if isinstance(record.image, np.ndarray):
-            return record.image
+            return record.image if self.size is None else resized(record.image, self.size)
         if not isinstance(record.image, bytes) or not record.image:
             raise DamagedFileError(f"{record.name} has no image")
         return decode(record.image, record.name, self.channels, self.size)

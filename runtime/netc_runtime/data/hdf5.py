@@ -25,7 +25,7 @@ _ERRORS = (OSError, KeyError, ValueError, RuntimeError, TypeError)
 
 
 class HDF5(FileSource):
-    """One HDF5 file of data sets of real numbers whose axis 0 counts the samples, at any depth of groups.
+    """One HDF5 file of data sets of real numbers whose axis 0 counts the samples, also in groups, up to 8 deep.
 
     Their names say field and split as those of `npz` do; `data` and `label` of Caffe's HDF5Data are known. A data set
     that is stored in one piece is mapped into memory; of a large one in chunks, the samples of a batch are read when
@@ -42,7 +42,7 @@ class HDF5(FileSource):
 
     @classmethod
     def open(cls, name: str, options: Mapping[str, Any]) -> Self:
-        """Open the data sets; raises DriverError: 3 without h5py, 2 for values that are no numbers, 1 for damage."""
+        """Open the data sets; raises DriverError: 3 without h5py, 2 for wrong `fields`, 1 for what is in the file."""
         h5py = require("h5py", "hdf5", "reading HDF5 files")
         splits: dict[str, Split] = {}
         for part, path in single_parts(as_folder(options["path"]), cls.endings).items():
@@ -76,24 +76,25 @@ def _names(h5py: Any, path: Path, file: Any) -> list[str]:
     """Return the paths of all data sets; links are followed only within the file, and into each group once."""
     found: list[str] = []
     groups, visited, seen = [("", file)], set(), 0
-    while groups:
-        before, group = groups.pop()
+    for before, group in groups:  # which grows; the first path to a group is its shortest one
         address = h5py.h5o.get_info(group.id).addr
         if address in visited:  # hard links can make circles
             continue
+        if before.count("/") > _DEPTH:
+            raise DriverError(
+                f"{path} has the group {before} in {_DEPTH} others, the limit; move what is to be read further out"
+            )
         visited.add(address)
         for name in group:
             seen += 1
             if seen > _MOST_NAMES:
                 raise DamagedFileError(f"{path} has more than {_MOST_NAMES} groups and data sets")
             if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-                raise DriverError(
-                    f"{path} has a link at {before}{name}; only data in the file itself are read", ExitCode.USAGE
-                )
+                raise DriverError(f"{path} has a link at {before}{name}; only data in the file itself are read")
             item = group[name]
             if isinstance(item, h5py.Dataset):
                 found.append(f"{before}{name}")
-            elif isinstance(item, h5py.Group) and before.count("/") < _DEPTH:
+            elif isinstance(item, h5py.Group):
                 groups.append((f"{before}{name}/", item))
     return found
 
@@ -102,7 +103,7 @@ def _samples(path: Path, dataset: Any, name: str, room: int) -> Samples:
     """Return a data set: mapped, or read now if it takes at most `room` bytes, or else whenever a batch needs it."""
     real(path, name, dataset.dtype)
     if dataset.external or dataset.is_virtual:
-        raise DriverError(f"{path} keeps {name} in other files; only data in the file itself are read", ExitCode.USAGE)
+        raise DriverError(f"{path} keeps {name} in other files; only data in the file itself are read")
     if not dataset.shape or 0 in dataset.shape:
         return np.empty(dataset.shape or (), dataset.dtype)
     offset = dataset.id.get_offset()

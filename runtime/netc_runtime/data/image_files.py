@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from netc_runtime.arrays import shape_text
-from netc_runtime.data.base import Samples
+from netc_runtime.data.base import Samples, UnequalSizesError
 from netc_runtime.data.cache import cached, stamps
 from netc_runtime.data.npy_writer import begin
 from netc_runtime.data.options import LEAVE_OUT
@@ -39,16 +39,19 @@ class Decoding:
 
     def of(self, path: Path) -> "np.ndarray[Any, np.dtype[np.uint8]]":
         """Return the sample of one file; raises DriverError."""
+        if not path.is_file():  # which Pillow would wait for, if it is a pipe
+            raise DamagedFileError(f"{path} is {'a link to nothing' if path.is_symlink() else 'not a file'}")
         return decode(path, str(path), self.channels, self.size) if self.channels else decode_labels(path, self.size)
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A file that gave no sample."""
+    """A file that gave no sample, or one of another shape than the others."""
 
     row: int
     sentence: str
     code: int
+    unequal: bool = False
 
 
 def decoded(paths: Sequence[Path], within: Path, how: Decoding) -> tuple[Samples, "np.ndarray[Any, Any]", list[str]]:
@@ -97,6 +100,8 @@ def _make(folder: Path, paths: Sequence[Path], how: Decoding) -> Mapping[str, An
         alone = workers < 2 or seconds < _WORTH
         failures += task.run(paths[head:], head) if alone else _in_processes(task, paths, head, workers, folder)
     fatal = next((one for one in failures if not how.skip or one.code != ExitCode.FAILED), None)
+    if fatal and fatal.unequal:
+        raise UnequalSizesError.like(fatal.sentence, shape[-2:])
     if fatal:
         remedy = LEAVE_OUT if fatal.code == ExitCode.FAILED else ""
         raise DriverError(f"{fatal.sentence}{remedy}", ExitCode(fatal.code))
@@ -134,16 +139,13 @@ class Task:
                     file.seek(size, os.SEEK_CUR)
                     continue
                 if sample.shape != self.shape:
-                    failures.append(Failure(row, self._unequal(path, sample.shape), int(ExitCode.USAGE)))
+                    sentence = (
+                        f"{path} gives {shape_text(sample.shape)}, but {self.example} gives {shape_text(self.shape)}"
+                    )
+                    failures.append(Failure(row, sentence, int(ExitCode.USAGE), unequal=True))
                     break
                 file.write(sample.tobytes())
         return failures
-
-    def _unequal(self, path: Path, shape: tuple[int, ...]) -> str:
-        return (
-            f"{path} gives {shape_text(shape)}, but {self.example} gives {shape_text(self.shape)}; set data.resize, "
-            f"such as resize: {shape_text(self.shape[-2:])}"
-        )
 
 
 def _in_processes(task: Task, paths: Sequence[Path], first: int, count: int, folder: Path) -> list[Failure]:

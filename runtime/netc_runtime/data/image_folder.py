@@ -11,7 +11,7 @@ from netc_runtime.data.base import Problem, Source, Split, as_folder
 from netc_runtime.data.folders import SPLITS, folder_of_split, no_path, path_problem, wrong_folder
 from netc_runtime.data.image_files import ENDINGS, Decoding, decoded
 from netc_runtime.data.options import CHANNELS, CLASSES, LIMIT, ON_ERROR, SPLIT, Option, path_option
-from netc_runtime.errors import DamagedFileError, DriverError, ExitCode
+from netc_runtime.errors import DamagedFileError, DriverError
 from netc_runtime.files import storage_errors
 
 _FOLDER = "the folder with a folder of images for each class, or with train and test that have them"
@@ -84,8 +84,7 @@ def _read(folder: Path, names: list[str], options: Mapping[str, Any]) -> tuple[S
     for name in own:
         if name not in names:
             raise DriverError(
-                f"{folder / name} is a class that the training images do not have; they have {', '.join(names)}",
-                ExitCode.USAGE,
+                f"{folder / name} is a class that the training images do not have; they have {', '.join(names)}"
             )
     paths: list[Path] = []
     labels: list[int] = []

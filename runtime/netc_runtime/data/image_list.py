@@ -7,13 +7,13 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from netc_runtime.data.base import MOST_CLASSES, Samples, Split, as_folder, numbered
+from netc_runtime.data.base import MOST_CLASSES, Samples, Split, UnequalSizesError, as_folder, numbered
 from netc_runtime.data.file_source import FileSource
 from netc_runtime.data.folders import parts
 from netc_runtime.data.image_files import Decoding, decoded
 from netc_runtime.data.options import CHANNELS, CLASSES, LIMIT, ON_ERROR, SPLIT, TEXT, Option, path_option
 from netc_runtime.data.rows import changed, select
-from netc_runtime.errors import DamagedFileError, DriverError, ExitCode
+from netc_runtime.errors import DamagedFileError
 from netc_runtime.files import read_bounded
 
 _LIST_LIMIT = 1 << 30
@@ -101,11 +101,11 @@ def _read(files: Sequence[Path], options: Mapping[str, Any]) -> tuple[Split, lis
 
 def _check_sizes(images: Samples, targets: Samples, line: _Line) -> None:
     if images.shape[2:] != targets.shape[-2:]:
-        raise DriverError(
+        found = (
             f"{line.target} has {targets.shape[-2]} x {targets.shape[-1]} pixels, but its image {line.image} has "
-            f"{images.shape[2]} x {images.shape[3]}; set data.resize to bring both to one size",
-            ExitCode.USAGE,
+            f"{images.shape[2]} x {images.shape[3]}"
         )
+        raise UnequalSizesError.like(found, images.shape[2:])
 
 
 def _lines(file: Path, options: Mapping[str, Any]) -> list[_Line]:

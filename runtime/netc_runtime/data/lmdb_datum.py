@@ -53,7 +53,7 @@ class LMDB(Source):
         splits: dict[str, Split] = {}
         notes: list[str] = []
         for split, file in _databases(as_folder(options["path"])).items():
-            key = {"source": "lmdb"}
+            key = {"source": "lmdb", "plain": "resized"}  # as it was not in entries that netc made before
             splits[split], skipped = cached_records([file], partial(_records, file), key, options)
             notes += skipped
         labels = [np.asarray(own["label"][:]) for own in splits.values()]

@@ -79,17 +79,16 @@ def _check_counts(path: Path, arrays: Mapping[str, Samples]) -> None:
         if len(samples) != len(arrays[first]):
             raise DriverError(
                 f"{path} has {len(arrays[first])} samples of {first} but {len(samples)} of {field}; all fields of a "
-                f"split need the same samples",
-                ExitCode.USAGE,
+                f"split need the same samples"
             )
 
 
 def real(path: Path, name: str, dtype: "np.dtype[Any]") -> None:
-    """Raise DriverError (2) unless a dtype is of real numbers."""
+    """Raise DriverError unless a dtype is of real numbers."""
     if dtype.hasobject:
-        raise DriverError(f"{path} has {name} of Python objects; real numbers are needed", ExitCode.USAGE)
+        raise DriverError(f"{path} has {name} of Python objects; real numbers are needed")
     if dtype.kind not in "fiub":
-        raise DriverError(f"{path} has {name} of {dtype} values; real numbers are needed", ExitCode.USAGE)
+        raise DriverError(f"{path} has {name} of {dtype} values; real numbers are needed")
 
 
 def _parted(name: str) -> tuple[str, str]:

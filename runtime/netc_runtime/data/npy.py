@@ -9,7 +9,7 @@ from netc_runtime.data.base import Problem, Source, Split, as_folder
 from netc_runtime.data.folders import SPLITS, no_path, path_problem, wrong_folder
 from netc_runtime.data.options import CLASSES, LIMIT, SPLIT, Option, path_option
 from netc_runtime.data.rows import mapped
-from netc_runtime.errors import DamagedFileError, DriverError, ExitCode
+from netc_runtime.errors import DamagedFileError, DriverError
 from netc_runtime.npyfile import map_array
 
 _FOLDER = "the folder with train/FIELD.npy and test/FIELD.npy"
@@ -53,7 +53,7 @@ class NPY(Source):
 
     @classmethod
     def open(cls, name: str, options: Mapping[str, Any]) -> Self:
-        """Map the files; raises DriverError (2 for values that are no real numbers, 1 for damage) naming the file."""
+        """Map the files; raises DriverError naming the file."""
         folder = as_folder(options["path"])
         train, test = (_map_split(folder, split) for split in SPLITS)
         return cls(train, test, ())
@@ -73,14 +73,13 @@ def _map_split(folder: Path, split: str) -> Split:
     for field, array in arrays.items():
         path = folder / split / f"{field}.npy"
         if array.ndim == 0 or array.size == 0:
-            raise DriverError(f"{path} holds an array {shape_text(array.shape)}: no sample at all", ExitCode.USAGE)
+            raise DamagedFileError(f"{path} holds an array {shape_text(array.shape)}: no sample at all")
         expected, found = array.offset + array.nbytes, path.stat().st_size
         if found != expected:
             raise DamagedFileError(f"{path} is damaged: {expected} bytes expected, {found} found")
         if len(array) != len(arrays[first]):
             raise DriverError(
                 f"{folder / split / f'{first}.npy'} holds {len(arrays[first])} samples but {path} holds {len(array)}; "
-                f"all fields of a split need the same samples",
-                ExitCode.USAGE,
+                f"all fields of a split need the same samples"
             )
     return {field: mapped(array) for field, array in arrays.items()}

@@ -43,7 +43,7 @@ class NPZ(FileSource):
 
     @classmethod
     def open(cls, name: str, options: Mapping[str, Any]) -> Self:
-        """Map the arrays; raises DriverError (2 for values that are no real numbers, 1 for damage) naming the file."""
+        """Map the arrays; raises DriverError naming the file: 2 for wrong `fields`, 1 for what is in it."""
         splits: dict[str, Split] = {}
         for part, path in single_parts(as_folder(options["path"]), cls.endings).items():
             for split, arrays in _read(path, options.get("fields", {})).items():

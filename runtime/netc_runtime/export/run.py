@@ -11,7 +11,7 @@ import onnx
 from netc_runtime.artifact import Artifact
 from netc_runtime.data import open_source
 from netc_runtime.data.base import Source
-from netc_runtime.data.batches import check_fit, sample_count
+from netc_runtime.data.batches import check_fit, image_size, sample_count
 from netc_runtime.engines import require_engine
 from netc_runtime.errors import DriverError, ExitCode
 from netc_runtime.evaluate import data_section
@@ -142,15 +142,16 @@ class _Made:
 
 def _open(trained: Trained, overrides: Mapping[str, Any] | None, options: ExportOptions) -> Source:
     """Return the data; an error says what they are for, since what is exported needs none."""
+    inputs = trained.artifact.graph("eval").inputs_of("batch")
     try:
-        source = open_source(data_section(trained.artifact.spec, overrides))
+        source = open_source(data_section(trained.artifact.spec, overrides), image_size(inputs))
     except DriverError as error:
         needs, remedy = "an export is verified", ", or leave that out with --no-verify"
         if options.precision == "int8":
             needs, remedy = "--int8 is calibrated on training samples", ""
         sentence = f"{needs}: name the data with --set data.path=FOLDER{remedy}"
         raise DriverError(f"{error}\n{sentence}", error.exit_code) from error
-    check_fit(source, trained.artifact.graph("eval").inputs_of("batch"))
+    check_fit(source, inputs)
     return source
 
 
