@@ -158,6 +158,4 @@ class Prepared:
 
     def multiply_adds(self) -> int:
         """Return the multiply-adds of one forward pass over a batch."""
-        lowered = lower_phases(self.loaded)
-        state = lowered.training[-1].net.state | lowered.testing.net.state
-        return summarize(self.spec, lowered.training[-1], state.values()).multiply_adds * self.spec.data.batch_size
+        return summarize(lower_phases(self.loaded)).multiply_adds * self.spec.data.batch_size
