@@ -103,13 +103,13 @@ def _augment(net: Context, loaded: Loaded, fed: Fed, image: str, placed: Sequenc
         for name, value in fed.batch.items()
         if name != image and len(shape_of(value)) >= 3 and shape_of(value)[-2:] == shape[-2:]
     ]
-    moving = [operation.type for operation in data.augment if isinstance(operation, Geometric | CutMix)]
+    moving = [index for index, operation in enumerate(data.augment) if isinstance(operation, Geometric | CutMix)]
     for name, value in fed.batch.items():
         is_map = len(shape_of(value)) >= (3 if value.dtype == ir.DataType.INT32 else 4)
         if moving and is_map and name != image and name not in dense:
             places, own = ("x".join(map(str, axes[-2:])) for axes in (shape, shape_of(value)))
-            message = f'augment: {moving[0]} moves the {places} places of "{image}", and "{name}" has {own}'
-            report(("data", "augment"), f"{message}; give both one size, or remove it")
+            message = f'{data.augment[moving[0]].type}: moves the {places} places of "{image}", and "{name}" has {own}'
+            report(("data", "augment", moving[0]), f"{message}; give both one size, or remove it")
             return
     fills = {name: _outside(placed, name) for name in dense}
     batch = Batch(image, dict(fed.batch), fills)

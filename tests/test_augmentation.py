@@ -17,7 +17,7 @@ from PIL import Image
 
 from netc.augment import AUGMENTATIONS
 from netc.augment.mixing import beta_quantiles
-from netc.build import build
+from netc.build import build, lower_phases
 from netc.emit import Artifact, write
 from netc.errors import SpecError
 from netc.rewrite.passes import Target
@@ -573,11 +573,73 @@ def test_what_does_not_fit_is_said(
     assert message in [diagnostic.message for diagnostic in caught.value.diagnostics]
 
 
+PLACED = """\
+netc: 1
+name: placed
+inputs:
+  image: {shape: [3, 6, 7]}
+  label: {classes: 4}
+  edge: {shape: [1, 3, 7]}
+data:
+  source: digits
+  augment:
+    - {type: Cutout, size: 1}
+    - OPERATION
+layers:
+  - {name: ip, type: InnerProduct, num_output: 4, bottom: image}
+  - {name: loss, type: SoftmaxWithLoss, bottom: [ip, label]}
+solver: {type: SGD, base_lr: 0.1, max_epochs: 1}
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "wrong", "behind"),
+    [
+        ("{type: PadCrop, pad: ", "-1", "}"),
+        ("{type: PadCrop, pad: ", "[1, -1]", "}"),
+        ("{type: PadCrop, pad: ", "6", "}"),
+        ("{type: PadCrop, pad: 1, border: ", "no", "}"),
+        ("{type: PadCrop, pad: 1, ", "fil", ": 3}"),
+        ("{type: PadCrop, pad: 1, border: ", "edge", "}\n    - {type: PadCrop, pad: 1}"),
+        ("{type: PadCrop, pad: 1, fill: ", "3", "}\n    - {type: PadCrop, pad: 1}"),
+        ("", "{type: PadCrop, pad: 1}", "\n    - {type: PadCrop, pad: 1, fill: 3}"),
+        ("{type: RandomResizedCrop, area: ", "[0.9, 0.1]", "}"),
+        ("{type: RandomResizedCrop, ratio: ", "[2.0, 1.0]", "}"),
+        ("{type: Affine, rotation: ", "-5", "}"),
+        ("{type: Affine, rotation: 5, scale: ", "1.0", "}"),
+        ("{type: Affine, rotation: 5, shear: ", "[0, 90]", "}"),
+        ("{type: ElasticDistortion, sigma: ", "0.0", "}"),
+        ("{type: GaussianBlur, sigma: ", "0.01", "}"),
+        ("{type: GaussianBlur, sigma: ", "[0.01, 1]", "}"),
+        ("{type: Cutout, size: ", "[1, 15]", "}"),
+        ("{type: Hue, shift: ", "x", "}"),
+        ("{type: ", "Flip", "}"),
+        ("", "VerticalFlip", ""),  # which moves the image, and not the edges
+    ],
+)
+def test_a_mistake_stands_at_its_field(before: str, wrong: str, behind: str) -> None:
+    text = PLACED.replace("OPERATION", f"{before}{wrong}{behind}")
+    if wrong != "VerticalFlip":
+        text = text.replace("  edge: {shape: [1, 3, 7]}\n", "")
+    with pytest.raises(SpecError) as caught:
+        lower_phases(load(parse_tree(text, "placed.yaml")))
+    (mistake,) = caught.value.diagnostics
+    lines = text[: text.index(f"- {before}{wrong}") + 2 + len(before)].splitlines()
+    assert (mistake.position.line, mistake.position.column) == (len(lines), len(lines[-1]) + 1), mistake
+
+
+def test_the_range_of_the_data_stands_where_it_is_wrong() -> None:
+    text = PLACED.replace(
+        "  augment:\n    - {type: Cutout, size: 1}\n    - OPERATION\n", "  batch_size: 4\n  range: [2, 1]\n"
+    )
+    with pytest.raises(SpecError) as caught:
+        lower_phases(load(parse_tree(text, "placed.yaml")))
+    assert str(caught.value) == "placed.yaml:10:10: range: the lowest value, 2, is not below the highest, 1"
+
+
 def test_dense_targets_have_the_size_of_the_image() -> None:
     inputs = {**DENSE, "edge": {"shape": [1, 3, 7]}}
-    message = (
-        'augment: VerticalFlip moves the 6x7 places of "image", and "edge" has 3x7; give both one size, or remove it'
-    )
+    message = 'VerticalFlip: moves the 6x7 places of "image", and "edge" has 3x7; give both one size, or remove it'
     layers = [*DENSE_LAYERS[:2], {**DENSE_LAYERS[2], "stride": [2, 1]}, DENSE_LAYERS[3]]
     with pytest.raises(SpecError) as caught:
         compiled(["VerticalFlip"], inputs=inputs, layers=layers)

@@ -317,6 +317,26 @@ def test_bad_input_is_one_sentence(trained: Trained, tmp_path: Path, netc: Netc)
     assert file.read_text() == "mine"
 
 
+def test_a_zip_takes_the_place_of_an_older_file_when_it_is_complete(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "out.zip"
+    place.write_bytes(b"older")
+
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("zipfile.ZipFile.writestr", full)
+        with pytest.raises(DriverError, match="the disk is full"):
+            pack_training(trained.artifact, place)
+    assert place.read_bytes() == b"older"
+    pack_training(trained.artifact, place)
+    with zipfile.ZipFile(place) as file:
+        assert file.namelist() == FILES
+    assert [path.name for path in tmp_path.iterdir()] == ["out.zip"]
+
+
 @pytest.mark.parametrize("name", ["out", "out.zip"])
 def test_a_storage_that_refuses_is_one_sentence(
     name: str, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, netc: Netc

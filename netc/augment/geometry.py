@@ -1,11 +1,11 @@
 """Operations that move places."""
 
 import math
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import onnx_ir as ir
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from netc.augment.base import AUGMENTATIONS, AugmentError, Bordered, Draws, Geometric, Span, ends, gaussian_rows
 from netc.declared import Integers, mistake
@@ -72,11 +72,12 @@ class PadCrop(Bordered):
 
     exact: ClassVar[bool] = True
 
-    @model_validator(mode="after")
-    def _not_negative(self) -> Self:
-        if min(self.pad) < 0:
-            raise mistake(f"pad: must be at least 0, got {min(self.pad)}")
-        return self
+    @field_validator("pad")
+    @classmethod
+    def _not_negative(cls, pad: list[int]) -> list[int]:
+        if min(pad) < 0:
+            raise mistake(f"pad: must be at least 0, got {min(pad)}")
+        return pad
 
     def source(  # noqa: D102
         self, draws: Draws, y: ir.Value, x: ir.Value, size: tuple[int, int]
@@ -110,13 +111,13 @@ class RandomResizedCrop(Geometric):
     ratio: Annotated[list[Annotated[float, Field(gt=0.0)]], Field(min_length=2, max_length=2)] = [0.75, 4 / 3]
     """Smallest and largest width / height."""
 
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        for field in ("area", "ratio"):
-            low, high = getattr(self, field)
-            if low > high:
-                raise mistake(f"{field}: the smallest, {low:g}, is larger than the largest, {high:g}; swap them")
-        return self
+    @field_validator("area", "ratio")
+    @classmethod
+    def _ordered(cls, span: list[float], info: ValidationInfo) -> list[float]:
+        low, high = span
+        if low > high:
+            raise mistake(f"{info.field_name}: the smallest, {low:g}, is larger than the largest, {high:g}; swap them")
+        return span
 
     def source(  # noqa: D102
         self, draws: Draws, y: ir.Value, x: ir.Value, size: tuple[int, int]
@@ -157,13 +158,19 @@ class Affine(Bordered):
     shear: Span = 0.0
     """Angle by which vertical lines lean, in degrees."""
 
-    @model_validator(mode="after")
-    def _possible(self) -> Self:
-        if ends(self.scale, 1.0)[0] <= 0.0:
-            raise mistake(f"scale: must stay above 0, got {ends(self.scale, 1.0)[0]:g} as its smallest")
-        if max(map(abs, ends(self.shear))) >= 90.0:
-            raise mistake(f"shear: must stay within 90 degrees, got {max(map(abs, ends(self.shear))):g}")
-        return self
+    @field_validator("scale")
+    @classmethod
+    def _positive(cls, scale: float | list[float]) -> float | list[float]:
+        if ends(scale, 1.0)[0] <= 0.0:
+            raise mistake(f"scale: must stay above 0, got {ends(scale, 1.0)[0]:g} as its smallest")
+        return scale
+
+    @field_validator("shear")
+    @classmethod
+    def _below_right_angles(cls, shear: float | list[float]) -> float | list[float]:
+        if max(map(abs, ends(shear))) >= 90.0:
+            raise mistake(f"shear: must stay within 90 degrees, got {max(map(abs, ends(shear))):g}")
+        return shear
 
     def source(  # noqa: D102
         self, draws: Draws, y: ir.Value, x: ir.Value, size: tuple[int, int]

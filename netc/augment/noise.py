@@ -1,10 +1,10 @@
 """Operations that take away what an image says: noise, blur and holes."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 import numpy as np
 import onnx_ir as ir
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator
 
 from netc.augment.base import (
     AUGMENTATIONS,
@@ -74,11 +74,13 @@ class GaussianBlur(Pixelwise):
     sigma: Span = [0.1, 2.0]
     """Span of the standard deviation in pixels; a number stands for itself."""
 
-    @model_validator(mode="after")
-    def _wide_enough(self) -> Self:
-        if self._sigmas()[0] < LEAST_SIGMA:
-            raise mistake(f"sigma: must be at least {LEAST_SIGMA:g}, got {self._sigmas()[0]:g}")
-        return self
+    @field_validator("sigma")
+    @classmethod
+    def _wide_enough(cls, sigma: float | list[float]) -> float | list[float]:
+        least = sigma[0] if isinstance(sigma, list) else sigma
+        if least < LEAST_SIGMA:
+            raise mistake(f"sigma: must be at least {LEAST_SIGMA:g}, got {least:g}")
+        return sigma
 
     def _sigmas(self) -> tuple[float, float]:
         return ends(self.sigma) if isinstance(self.sigma, list) else (self.sigma, self.sigma)

@@ -111,12 +111,12 @@ class Pipeline:
                 except AugmentError as error:
                     raise _RunError(index, AugmentError(f"{operation.type}: {error}", error.field)) from error
             own = operation.border_of
-            if own is not None and border not in (None, own):
+            if own is not None and border is not None and border != own:
                 message = (
                     f"{operation.type}: its border, {own[0]} with fill {own[1]:g}, is another one than that of the "
                     "operation behind it, and both are one resampling; give them the same border and fill"
                 )
-                raise _RunError(index, AugmentError(message))
+                raise _RunError(index, AugmentError(message, "fill" if own[0] == border[0] else "border"))
             border, exact = own or border, exact and operation.exact
         warp = Warp(self._g, y, x, batch.size, exact, None if border is None else border[0])
         batch.values[batch.name] = warp.apply(batch.values[batch.name], border[1] if border else 0.0, nearest=False)

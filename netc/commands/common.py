@@ -54,7 +54,10 @@ DeviceOption = Annotated[
     Device,
     typer.Option("--device", "--provider", help="cpu and cuda run on ONNX Runtime; auto takes CUDA where it works."),
 ]
-ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Threads of the CPU's operators; default one a core.")]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="Threads of the CPU's operators; default one for each CPU that this process may use."),
+]
 Tf32Option = Annotated[
     bool, typer.Option("--tf32/--no-tf32", help="On CUDA, round the inputs of products to 10 bits, which is faster.")
 ]

@@ -41,7 +41,8 @@ def export(
             "-o",
             "--out",
             help="File to write, .onnx or .ort; default RUN/model.onnx, and with options such as --int8 "
-            "RUN/model.int8.onnx. For --what train a new folder, or a .zip file.",
+            "RUN/model.int8.onnx. For --what train a new or empty folder, or a .zip file. A file that is there is "
+            "replaced.",
         ),
     ] = None,
     what: Annotated[

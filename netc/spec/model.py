@@ -13,6 +13,7 @@ from pydantic import (
     ValidationInfo,
     ValidatorFunctionWrapHandler,
     WrapValidator,
+    field_validator,
     model_validator,
 )
 
@@ -130,11 +131,12 @@ class Data(Declared):
     resident: bool | None = None
     """Whether training data stay on the device, where each step gathers its batch; by default on CUDA, if they fit."""
 
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.range is not None and self.range[0] >= self.range[1]:
-            raise mistake(f"range: the lowest value, {self.range[0]:g}, is not below the highest, {self.range[1]:g}")
-        return self
+    @field_validator("range")
+    @classmethod
+    def _ordered(cls, limits: list[float] | None) -> list[float] | None:
+        if limits is not None and limits[0] >= limits[1]:
+            raise mistake(f"range: the lowest value, {limits[0]:g}, is not below the highest, {limits[1]:g}")
+        return limits
 
 
 class InitFrom(Declared):

@@ -9,7 +9,6 @@ import io
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from netc_runtime.cpus import allowed_cpus
 from netc_runtime.engines import load_program
 from netc_runtime.errors import DriverError
 from netc_runtime.interface import Interface, TensorSpec
@@ -31,7 +31,6 @@ _REMEDIES = {
     "cuda": 'pip install "netc[gpu]", which brings CUDA and cuDNN; the driver is the system\'s',
     "openvino": 'pip install --force-reinstall "netc[openvino]"',
 }
-_CGROUPS = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
@@ -163,28 +162,7 @@ def _openvino() -> Finding:
 def _cpus() -> Finding:
     cores, allowed = os.cpu_count() or 1, allowed_cpus()
     threads = Host().thread_count
-    found = f"{cores}, of which this process may use {allowed:g}; {threads} threads by default"
-    remedy = f"netc train --threads {max(int(allowed), 1)}" if allowed < threads else ""
-    return Finding("cpus", None, found, remedy)
-
-
-def allowed_cpus(cgroups: Path = _CGROUPS) -> float:
-    """Return how many CPUs this process may use at once, by its affinity and the quota of its control group."""
-    by_affinity: Callable[[int], set[int]] | None = getattr(os, "sched_getaffinity", None)  # of Linux alone
-    count = float(len(by_affinity(0)) if by_affinity is not None else os.cpu_count() or 1)
-    quota = _quota(cgroups / "cpu.max") or _quota(cgroups / "cpu" / "cpu.cfs_quota_us", "cpu.cfs_period_us")
-    return count if quota is None else min(count, quota)
-
-
-def _quota(file: Path, period_file: str | None = None) -> float | None:
-    """Return quota / period, which version 2 of control groups writes in one file and version 1 in two."""
-    try:
-        words = file.read_text(encoding="ascii").split()
-        words += [] if period_file is None else file.with_name(period_file).read_text(encoding="ascii").split()
-        quota, period = map(int, words)
-    except (OSError, ValueError):  # no such file, or "max": no limit
-        return None
-    return quota / period if quota > 0 and period > 0 else None
+    return Finding("cpus", None, f"{cores}, of which this process may use {allowed:g}; {threads} threads by default")
 
 
 def _extra(distribution: str, module: str, purpose: str, remedy: str) -> Finding:

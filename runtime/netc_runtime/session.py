@@ -1,7 +1,6 @@
 """What runs a program: the host that was asked for, and a loaded ONNX file, whichever engine it is loaded into."""
 
 import abc
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from netc_runtime.arrays import Array
+from netc_runtime.cpus import usable_cpus
 from netc_runtime.errors import DamagedFileError, DriverError, ExitCode, NotExportedError
 from netc_runtime.interface import Interface, TensorSpec
 from netc_runtime.jsonfields import MalformedError, parse_object
@@ -46,8 +46,9 @@ class Cuda:
 class Host:
     """Where programs run: the device that was asked for and the number of threads of the CPU's operators.
 
-    `threads` None means one for each CPU. `not_cuda` says why `auto` must not take CUDA, None if it may. Unless they
-    spin (`spins`), ONNX Runtime's threads sleep while they have nothing to do, and leave the cores to other programs.
+    `threads` None means one for each CPU that this process may use. `not_cuda` says why `auto` must not take CUDA, None
+    if it may. Unless they spin (`spins`), ONNX Runtime's threads sleep while they have nothing to do, and leave the
+    cores to other programs.
     """
 
     device: Device = "auto"
@@ -60,7 +61,7 @@ class Host:
     def thread_count(self) -> int:
         """The number of threads, at least 1; raises DriverError (2) if what was asked for is out of range."""
         if self.threads is None:
-            return min(os.cpu_count() or 1, MOST_THREADS)
+            return min(usable_cpus(), MOST_THREADS)
         if not 1 <= self.threads <= MOST_THREADS:
             raise DriverError(f"threads should be from 1 to {MOST_THREADS}, not {self.threads}", ExitCode.USAGE)
         return self.threads

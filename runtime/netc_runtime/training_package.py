@@ -62,7 +62,7 @@ def pack_training(
 
     Args:
         source: a run folder, or an artifact folder.
-        out: a folder that does not exist or is empty, or a zip file.
+        out: a folder that does not exist or is empty, or a zip file, in place of an older one.
         checkpoint: `init`, `last`, `best`, or the path of a checkpoint or of weights that another host saved.
         compiled: the artifact to pack instead of that of `source`: the same spec, for another target.
         warn: is told what the host has to fill in yet.

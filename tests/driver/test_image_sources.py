@@ -223,7 +223,7 @@ def test_processes_decode_the_same(folder: Path, cache: Path, monkeypatch: pytes
     shutil.rmtree(cache)
     monkeypatch.setattr(image_files, "_TRIED", 1)
     monkeypatch.setattr(image_files, "_WORTH", 0.0)
-    monkeypatch.setattr(image_files, "_cores", lambda: 2)
+    monkeypatch.setattr(image_files, "usable_cpus", lambda: 2)
     # What lies where the command runs is no module of it.
     (folder.parent / "json.py").write_text("raise SystemExit('a file of the user runs')")
     monkeypatch.chdir(folder.parent)

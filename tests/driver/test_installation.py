@@ -2,13 +2,12 @@
 
 import sys
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from netc_runtime import installation
-from netc_runtime.installation import Finding, allowed_cpus, examine
+from netc_runtime.installation import Finding, examine
 
 
 def found(name: str) -> Finding:
@@ -60,25 +59,6 @@ def test_a_provider_that_is_listed_but_does_not_start_is_found_out(monkeypatch: 
     assert finding.works is False
     assert "not active" in finding.found
     assert "netc[gpu]" in finding.remedy
-
-
-@pytest.mark.parametrize(
-    ("files", "expected"),
-    [
-        ({"cpu.max": "50000 100000\n"}, 0.5),
-        ({"cpu.max": "max 100000\n"}, None),
-        ({"cpu/cpu.cfs_quota_us": "25000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 0.25),
-        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
-        ({}, None),
-    ],
-)
-def test_the_quota_of_a_control_group(files: dict[str, str], expected: float | None, tmp_path: Path) -> None:
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text, encoding="ascii")
-    unlimited = allowed_cpus(tmp_path / "none")
-    assert unlimited >= 1
-    assert allowed_cpus(tmp_path) == (unlimited if expected is None else expected)
 
 
 def test_a_missing_package_has_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:

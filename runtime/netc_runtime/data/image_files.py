@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from netc_runtime.arrays import shape_text
+from netc_runtime.cpus import usable_cpus
 from netc_runtime.data.base import Samples, UnequalSizesError
 from netc_runtime.data.cache import cached, stamps
 from netc_runtime.data.npy_writer import begin
@@ -96,7 +97,7 @@ def _make(folder: Path, paths: Sequence[Path], how: Decoding) -> Mapping[str, An
     seconds = (time.perf_counter() - begun) / (head - first) * rest
     stop = failures and not how.skip
     if rest and not stop:
-        workers = min(_cores(), _MOST_WORKERS)
+        workers = min(usable_cpus(), _MOST_WORKERS)
         alone = workers < 2 or seconds < _WORTH
         failures += task.run(paths[head:], head) if alone else _in_processes(task, paths, head, workers, folder)
     fatal = next((one for one in failures if not how.skip or one.code != ExitCode.FAILED), None)
@@ -106,10 +107,6 @@ def _make(folder: Path, paths: Sequence[Path], how: Decoding) -> Mapping[str, An
         remedy = LEAVE_OUT if fatal.code == ExitCode.FAILED else ""
         raise DriverError(f"{fatal.sentence}{remedy}", ExitCode(fatal.code))
     return {"skipped": [(one.row, one.sentence) for one in failures]}
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
