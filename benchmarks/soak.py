@@ -24,12 +24,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from netc.build import build
-from netc.emit import write
-from netc.spec.load import load
-from netc.spec.overrides import apply_override
-from netc.spec.text import parse_tree, read_tree
-
 SPECS = Path(__file__).parents[1] / "specs"
 SESSION_LIMIT = 600.0  # seconds that no session needs
 START, STEP, EVALUATION, STATISTICS, HISTORY, WRITING = MOMENTS = (
@@ -131,7 +125,13 @@ class Result:
 
 
 def compile_to(workload: Workload, folder: Path) -> None:
-    """Compile a workload."""
+    """Compile a workload; the sessions, which are many, do without the compiler."""
+    from netc.build import build
+    from netc.emit import write
+    from netc.spec.load import load
+    from netc.spec.overrides import apply_override
+    from netc.spec.text import parse_tree, read_tree
+
     path = SPECS / f"{workload.spec}.yaml"
     tree = parse_tree(workload.spec, workload.name) if "\n" in workload.spec else read_tree(path)
     for option in workload.overrides:
@@ -257,7 +257,8 @@ class Soak:
     def _wait_for(self, moment: str, byte: Path, process: "subprocess.Popen[bytes]") -> None:
         """Return when the session has been at `moment` so many times, and a little later; or when it has ended."""
         if moment != START:
-            times, number = self._random.randint(1, 3), MOMENTS.index(moment)
+            times = 1 if moment == STATISTICS else self._random.randint(1, 3)  # these come once, at the end
+            number = MOMENTS.index(moment)
             with byte.open("r+b") as file, mmap.mmap(file.fileno(), 0) as shared:
                 while process.poll() is None and (shared[number + 1] < times or shared[0] != number):
                     time.sleep(0.0001)

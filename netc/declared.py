@@ -20,6 +20,7 @@ from pydantic_core.core_schema import (
     simple_ser_schema,
 )
 
+from netc.docstrings import texts_of
 from netc.errors import did_you_mean, near
 from netc.foreign_words import instead, type_instead
 
@@ -57,7 +58,6 @@ class Declared(BaseModel):
         strict=True,
         validate_default=False,
         allow_inf_nan=False,
-        use_attribute_docstrings=True,
     )
 
     @model_validator(mode="wrap")
@@ -95,6 +95,15 @@ class Declared(BaseModel):
             message = f'{cls.called()} has no field "{key}"{remedy}'
             errors.append(InitErrorDetails(type=mistake(message), loc=(key,), input=data[key]))
         raise ValidationError.from_exception_data(cls.__name__, errors)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        made = handler(schema)
+        properties = handler.resolve_ref_schema(made).get("properties", {})
+        for name, text in texts_of(cls).items():
+            if name in properties:
+                properties[name]["description"] = text
+        return made
 
     @classmethod
     def called(cls) -> str:

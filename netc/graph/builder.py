@@ -9,6 +9,7 @@ origin, the layer and the place in the spec that asked for it, and is named afte
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -33,6 +34,7 @@ __all__ = [
 ]
 
 Operand = ir.Value | np.ndarray | float | int | Sequence[int] | None
+MAX_SHOWN = 8  # elements that the name of a constant shows; of more it shows the first and the last ones
 
 
 # What a node can be part of; nodes are named LAYER/PART/OPERATOR.
@@ -166,8 +168,8 @@ class GraphBuilder:
             array = array.astype(self.dtype.numpy() if kind == "f" else bool if kind == "b" else np.int64)
         key = (array.dtype, array.shape, array.tobytes())
         if key not in self._constants:
-            text = np.array2string(array, separator=",", threshold=8).replace(" ", "").replace("\n", "")
-            name = self._unique(f"const.{array.dtype}.{text}")
+            shown = _shown_small(*key) if array.size <= MAX_SHOWN else _shown(array)
+            name = self._unique(f"const.{array.dtype}.{shown}")
             tensor = ir.Tensor(np.ascontiguousarray(array).reshape(array.shape), name=name)
             constant = ir.val(name, const_value=tensor)
             self.graph.register_initializer(constant)
@@ -301,6 +303,17 @@ class GraphBuilder:
                 raise AssertionError(f"the standard's inference gives {output.name} no type or rank")
             output.type = ir.TensorType(ir.DataType(kind))
             output.shape = shape
+
+
+def _shown(array: np.ndarray) -> str:
+    """Return the content of a constant, in short, for its name."""
+    return np.array2string(array, separator=",", threshold=MAX_SHOWN).replace(" ", "").replace("\n", "")
+
+
+@functools.lru_cache(maxsize=10_000)
+def _shown_small(dtype: np.dtype, shape: tuple[int, ...], content: bytes) -> str:
+    """Return the same of a small one, which is written once: every graph on the way has the same few of them."""
+    return _shown(np.ndarray(shape, dtype, content))
 
 
 def _attribute(name: str, value: Any) -> ir.Attr:
