@@ -17,7 +17,7 @@ def texts_of(cls: type[object]) -> Texts:
     """Return the text under each field that a class of a module declares, or inherits and does not declare anew."""
     texts: Texts = {}
     for each in reversed(cls.__mro__):
-        declared = each.__dict__.get("__annotations__", {})
+        declared = inspect.get_annotations(each)
         texts = {name: text for name, text in texts.items() if name not in declared}
         texts |= _texts_of_module(each.__module__).get(each.__qualname__, {}) if declared else {}
     return texts
