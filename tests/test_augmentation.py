@@ -1,7 +1,5 @@
 """Augmentation: every operation against its twin, the distribution of what it draws, and what becomes of programs."""
 
-# ruff: noqa: E501 (a row is a line, and messages are whole sentences)
-
 import json
 import math
 from collections.abc import Sequence
@@ -10,16 +8,14 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 import safetensors.numpy
 from PIL import Image
 
 from netc.augment import AUGMENTATIONS
 from netc.augment.mixing import beta_quantiles
-from netc.build import build, lower_phases
-from netc.emit import Artifact, write
-from netc.errors import SpecError
+from netc.build import build
+from netc.emit import write
 from netc.rewrite.passes import Target
 from netc.spec.load import load
 from netc.spec.text import parse_tree
@@ -29,79 +25,24 @@ from netc_runtime.data.moments import channel_moments
 from netc_runtime.export import export_run
 from netc_runtime.statistics import data_statistics
 from netc_runtime.trainer import TrainOptions, train
+from tests.augmentation import BATCH, SEED, SHAPE, augmented, compiled, feeds, images, run, session, spec_with
 from tests.cases.augmentations import (
     AFFINE,
     COMPUTED,
     HIGH,
-    LOW,
     ROWS,
     Draw,
     Row,
     affine_matrix,
     affine_places,
-    cutmix,
     cutmix_box,
-    mixup,
     mixup_share,
 )
 from tests.driver.conftest import CPU, Recorder
 from tests.numpy_rng import bits_of_steps, random_bits
-from tests.oracle import TARGETS, Arrays
+from tests.oracle import TARGETS
 
-SEED, BATCH, SHAPE = 11, 8, (3, 6, 7)
 IDS = [row.id for row in ROWS]
-LAYERS: list[dict[str, Any]] = [
-    {"name": "ip", "type": "InnerProduct", "num_output": 10, "weight_filler": {"type": "gaussian", "std": 0.01}},
-    {"name": "loss", "type": "SoftmaxWithLoss", "bottom": ["ip", "label"]},
-    {"name": "accuracy", "type": "Accuracy", "bottom": ["ip", "label"]},
-]
-
-
-def spec_with(operations: Sequence[Any], shape: Sequence[int] = SHAPE, **given: Any) -> dict[str, Any]:
-    data = {"source": "npy", "path": "none", "range": [LOW, HIGH], "batch_size": BATCH, "augment": list(operations)}
-    solver = {"type": "SGD", "base_lr": 0.1, "max_iter": 30, "random_seed": SEED}
-    return {
-        "netc": 1,
-        "name": "net",
-        "inputs": {"image": {"shape": list(shape)}, "label": {"classes": 10}, **given.pop("inputs", {})},
-        "data": data | given.pop("data", {}),
-        "layers": given.pop("layers", LAYERS),
-        "solver": solver | given,
-    }
-
-
-def compiled(operations: Sequence[Any], target: Target = "cpu", **given: Any) -> Artifact:
-    return build(load(parse_tree(json.dumps(spec_with(operations, **given)), "net.yaml")), target)
-
-
-def session(model: onnx.ModelProto, threads: int = 1) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-
-def run(model: onnx.ModelProto, feeds: Arrays, threads: int = 1) -> Arrays:
-    started = session(model, threads)
-    taken = {value.name for value in started.get_inputs()}
-    names = [value.name for value in started.get_outputs()]
-    return dict(zip(names, started.run(names, {k: v for k, v in feeds.items() if k in taken}), strict=True))
-
-
-def images(seed: int = 3, shape: Sequence[int] = SHAPE) -> np.ndarray:
-    """Return whole values with all of a hue's cases: equal channels and black among them."""
-    x = np.random.default_rng(seed).integers(0, 256, (BATCH, *shape)).astype(np.float32)
-    x[:, :, 0, 0], x[:, :, 0, 1] = 0.0, 77.0
-    x[:, 1, 0, 2] = x[:, 2, 0, 2]
-    return x
-
-
-def feeds(step: int, **given: np.ndarray) -> Arrays:
-    return {"draw": np.array(step), "seed": np.array([SEED], np.uint32), **given}
-
-
-def augmented(operations: Sequence[Any], x: np.ndarray, step: int, **given: Any) -> np.ndarray:
-    model = compiled(operations, shape=x.shape[1:], **given).models()["augment"]
-    return run(model, feeds(step, image=x))["image.augmented"]
 
 
 def test_every_operation_has_a_row() -> None:
@@ -277,83 +218,6 @@ def test_two_of_a_type_draw_apart_and_others_do_not_matter() -> None:
     )
 
 
-DENSE = {"label": {"classes": 5, "shape": [6, 7]}, "edge": {"shape": [1, 6, 7]}}
-DENSE_LAYERS: list[dict[str, Any]] = [
-    {"name": "scores", "type": "Convolution", "num_output": 5, "kernel_size": 1},
-    {"name": "loss", "type": "SoftmaxWithLoss", "bottom": ["scores", "label"], "ignore_label": 255},
-    {"name": "edges", "type": "Convolution", "bottom": "image", "num_output": 1, "kernel_size": 1},
-    {"name": "edge_loss", "type": "SigmoidCrossEntropyLoss", "bottom": ["edges", "edge"]},
-]
-
-
-@pytest.mark.parametrize(
-    "operations", [["VerticalFlip", {"type": "PadCrop", "pad": 2}], [AFFINE]], ids=["picked", "sampled"]
-)
-def test_dense_targets_move_with_the_image(operations: list[Any]) -> None:
-    # An image that is its own label says where every pixel went; only places near the middle of two may differ.
-    rng = np.random.default_rng(5)
-    label = rng.integers(0, 5, (BATCH, 6, 7)).astype(np.int32)
-    image = np.repeat(label[:, None], 3, 1).astype(np.float32)
-    edge = rng.integers(0, 2, (BATCH, 1, 6, 7)).astype(np.float32)
-    model = compiled(operations, inputs=DENSE, layers=DENSE_LAYERS).models()["augment"]
-    found = run(model, feeds(1, image=image, label=label, edge=edge))
-    assert found["label.augmented"].dtype == np.int32
-    if operations == [AFFINE]:
-        expected, edges = np.full_like(label, 255), np.zeros_like(edge)
-        for i, (columns, rows) in enumerate(affine_places(Draw(SEED, 1, BATCH, "Affine"), (6, 7))):
-            y, x = np.rint(rows).astype(int), np.rint(columns).astype(int)
-            inside = (y >= 0) & (y < 6) & (x >= 0) & (x < 7)
-            expected[i][inside] = label[i][y[inside], x[inside]]
-            edges[i, 0][inside] = edge[i, 0][y[inside], x[inside]]
-        np.testing.assert_array_equal(found["edge.augmented"], edges)
-    else:
-        whole = run(model, feeds(1, image=image + 1, label=label, edge=edge))["image.augmented"][:, 0]
-        expected = np.where(whole == 0, 255, whole - 1).astype(np.int32)
-    np.testing.assert_array_equal(found["label.augmented"], expected)
-    assert (expected == 255).any()
-
-
-def test_cutmix_puts_the_same_rectangle_into_dense_targets() -> None:
-    rng, size = np.random.default_rng(6), (BATCH, 6, 7)
-    label, edge = rng.integers(0, 5, size).astype(np.int32), rng.integers(0, 2, (BATCH, 1, 6, 7)).astype(np.float32)
-    model = compiled(["CutMix"], inputs=DENSE, layers=DENSE_LAYERS).models()["augment"]
-    found = run(model, feeds(4, image=images(), label=label, edge=edge))
-    rows, columns = cutmix_box(Draw(SEED, 4, BATCH, "CutMix"), (6, 7))
-    for value in (label, edge):
-        value[..., rows, columns] = np.roll(value, -1, 0)[..., rows, columns]
-    np.testing.assert_array_equal(found["label.augmented"], label)
-    np.testing.assert_array_equal(found["edge.augmented"], edge)
-    assert len(range(*rows.indices(6))) * len(range(*columns.indices(7))) > 0
-
-
-@pytest.mark.parametrize("kinds", [("Mixup", "CutMix"), ("CutMix", "Mixup")], ids=" ".join)
-def test_dense_labels_are_mixed_as_the_image_is(kinds: tuple[str, str]) -> None:
-    """The loss of what a numpy twin makes of image and labels, in both orders."""
-    operations = [{"type": "Mixup", "alpha": 0.4} if kind == "Mixup" else kind for kind in kinds]
-    artifact = compiled(operations, inputs={"label": DENSE["label"]}, layers=DENSE_LAYERS[:2])
-    label = np.random.default_rng(6).integers(0, 5, (BATCH, 6, 7)).astype(np.int32)
-    for step in (1, 2, 3):
-        mixed, parts = images().astype(np.float64), [(label, 1.0)]
-        for kind in kinds:
-            draw = Draw(SEED, step, BATCH, kind)
-            if kind == "Mixup":
-                share = mixup_share(draw)
-                mixed = mixup(draw, mixed)
-                parts = [(y, s * share) for y, s in parts] + [(np.roll(y, -1, 0), s * (1 - share)) for y, s in parts]
-            else:
-                mixed, box = cutmix(draw, mixed), cutmix_box(draw, (6, 7))
-                parts = [(y.copy(), s) for y, s in parts]
-                for y, _ in parts:
-                    y[(..., *box)] = np.roll(y, -1, 0)[(..., *box)]
-        state = artifact.initial_state() | {"step": np.array(step)}
-        scores = np.einsum("nchw,oc->nohw", mixed, state["scores.weight"][:, :, 0, 0].astype(np.float64))
-        logs = scores - np.log(np.exp(scores - scores.max(1, keepdims=True)).sum(1, keepdims=True))
-        logs -= scores.max(1, keepdims=True)
-        expected = sum(s * -np.take_along_axis(logs, y[:, None], 1).mean() for y, s in parts)
-        found = run(artifact.models()["train"], state | {"image": images(), "label": label})["loss"]
-        assert abs(found - expected) < 2e-5 * abs(logs).max(), step
-
-
 @pytest.mark.parametrize("size", [2, 5])
 def test_a_mirrored_border_goes_on_and_on(size: int) -> None:
     """Two shifts in a row reach beyond the mirror image; the places are those of numpy.pad."""
@@ -502,153 +366,3 @@ def test_normalization_is_the_formula(mean: Any, std: Any, scale: float) -> None
     )
     expected = ((x.astype(np.float64) - a) / b * scale).reshape(BATCH, -1) @ state["ip.weight"].T.astype(np.float64)
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
-
-
-MISTAKES = [
-    (["Hue"], SHAPE, {}, 'Hue: the field "shift" is required'),
-    (
-        [{"type": "Hue", "shift": 0.1}],
-        (1, 6, 7),
-        {},
-        "Hue: needs 3 channels, red, green and blue, and the image has 1; remove it",
-    ),
-    (
-        ["Invert"],
-        SHAPE,
-        {"range": None},
-        "Invert: needs the range of raw values; give data.range, such as range: [0, 255]",
-    ),
-    (
-        [{"type": "PadCrop", "pad": 6}],
-        SHAPE,
-        {},
-        "PadCrop: pad: 6 is not less than the 6 pixels of that side; lower it",
-    ),
-    ([{"type": "PadCrop", "pad": -1}], SHAPE, {}, "pad: must be at least 0, got -1"),
-    ([{"type": "Cutout", "size": 13}], SHAPE, {}, "Cutout: size: 13 is more than twice the 6 pixels of that side"),
-    (
-        ["Mixup", "Invert"],
-        SHAPE,
-        {},
-        "Mixup: mixes whole samples, so that it stands behind all other operations; move it to the end",
-    ),
-    (
-        ["Mixup"],
-        SHAPE,
-        {"batch_size": 1},
-        "Mixup: mixes samples of a batch, which has only one; give data.batch_size 2 or more",
-    ),
-    (
-        [{"type": "PadCrop", "pad": 1, "border": "edge"}, {"type": "Affine", "rotation": 5}],
-        SHAPE,
-        {},
-        "PadCrop: its border, edge with fill 0, is another one than that of the operation behind it, and both are one resampling; give them the same border and fill",
-    ),
-    ([{"type": "Affine", "scale": 1.0}], SHAPE, {}, "scale: must stay above 0, got 0 as its smallest"),
-    (
-        [{"type": "Affine", "rotation": [5, 1]}],
-        SHAPE,
-        {},
-        "rotation: expected a number of at least 0, or [low, high], got a list of 2",
-    ),
-    (["HorizontalFlop"], SHAPE, {}, 'unknown augmentation type "HorizontalFlop"; did you mean "HorizontalFlip"?'),
-    (
-        ["HorizontalFlip"],
-        (42,),
-        {},
-        'augment: works on images [channels, height, width], and "image" has 1 axes; remove it',
-    ),
-    ([], SHAPE, {"std": 0}, "std: must be greater than 0, got 0"),
-    ([], SHAPE, {"std": [1, 2]}, "std has 2 values, but image has 3 channels; give one number, or one a channel"),
-    ([], SHAPE, {"range": [1, 1]}, "range: the lowest value, 1, is not below the highest, 1"),
-]
-
-
-@pytest.mark.parametrize(("operations", "shape", "data", "message"), MISTAKES, ids=[row[-1][:40] for row in MISTAKES])
-def test_what_does_not_fit_is_said(
-    operations: list[Any], shape: Sequence[int], data: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(SpecError) as caught:
-        compiled(operations, shape=shape, data=data)
-    assert message in [diagnostic.message for diagnostic in caught.value.diagnostics]
-
-
-PLACED = """\
-netc: 1
-name: placed
-inputs:
-  image: {shape: [3, 6, 7]}
-  label: {classes: 4}
-  edge: {shape: [1, 3, 7]}
-data:
-  source: digits
-  augment:
-    - {type: Cutout, size: 1}
-    - OPERATION
-layers:
-  - {name: ip, type: InnerProduct, num_output: 4, bottom: image}
-  - {name: loss, type: SoftmaxWithLoss, bottom: [ip, label]}
-solver: {type: SGD, base_lr: 0.1, max_epochs: 1}
-"""
-
-
-@pytest.mark.parametrize(
-    ("before", "wrong", "behind"),
-    [
-        ("{type: PadCrop, pad: ", "-1", "}"),
-        ("{type: PadCrop, pad: ", "[1, -1]", "}"),
-        ("{type: PadCrop, pad: ", "6", "}"),
-        ("{type: PadCrop, pad: 1, border: ", "no", "}"),
-        ("{type: PadCrop, pad: 1, ", "fil", ": 3}"),
-        ("{type: PadCrop, pad: 1, border: ", "edge", "}\n    - {type: PadCrop, pad: 1}"),
-        ("{type: PadCrop, pad: 1, fill: ", "3", "}\n    - {type: PadCrop, pad: 1}"),
-        ("", "{type: PadCrop, pad: 1}", "\n    - {type: PadCrop, pad: 1, fill: 3}"),
-        ("{type: RandomResizedCrop, area: ", "[0.9, 0.1]", "}"),
-        ("{type: RandomResizedCrop, ratio: ", "[2.0, 1.0]", "}"),
-        ("{type: Affine, rotation: ", "-5", "}"),
-        ("{type: Affine, rotation: 5, scale: ", "1.0", "}"),
-        ("{type: Affine, rotation: 5, shear: ", "[0, 90]", "}"),
-        ("{type: ElasticDistortion, sigma: ", "0.0", "}"),
-        ("{type: GaussianBlur, sigma: ", "0.01", "}"),
-        ("{type: GaussianBlur, sigma: ", "[0.01, 1]", "}"),
-        ("{type: Cutout, size: ", "[1, 15]", "}"),
-        ("{type: Hue, shift: ", "x", "}"),
-        ("{type: ", "Flip", "}"),
-        ("", "VerticalFlip", ""),  # which moves the image, and not the edges
-    ],
-)
-def test_a_mistake_stands_at_its_field(before: str, wrong: str, behind: str) -> None:
-    text = PLACED.replace("OPERATION", f"{before}{wrong}{behind}")
-    if wrong != "VerticalFlip":
-        text = text.replace("  edge: {shape: [1, 3, 7]}\n", "")
-    with pytest.raises(SpecError) as caught:
-        lower_phases(load(parse_tree(text, "placed.yaml")))
-    (mistake,) = caught.value.diagnostics
-    lines = text[: text.index(f"- {before}{wrong}") + 2 + len(before)].splitlines()
-    assert (mistake.position.line, mistake.position.column) == (len(lines), len(lines[-1]) + 1), mistake
-
-
-def test_the_range_of_the_data_stands_where_it_is_wrong() -> None:
-    text = PLACED.replace(
-        "  augment:\n    - {type: Cutout, size: 1}\n    - OPERATION\n", "  batch_size: 4\n  range: [2, 1]\n"
-    )
-    with pytest.raises(SpecError) as caught:
-        lower_phases(load(parse_tree(text, "placed.yaml")))
-    assert str(caught.value) == "placed.yaml:10:10: range: the lowest value, 2, is not below the highest, 1"
-
-
-def test_dense_targets_have_the_size_of_the_image() -> None:
-    inputs = {**DENSE, "edge": {"shape": [1, 3, 7]}}
-    message = 'VerticalFlip: moves the 6x7 places of "image", and "edge" has 3x7; give both one size, or remove it'
-    layers = [*DENSE_LAYERS[:2], {**DENSE_LAYERS[2], "stride": [2, 1]}, DENSE_LAYERS[3]]
-    with pytest.raises(SpecError) as caught:
-        compiled(["VerticalFlip"], inputs=inputs, layers=layers)
-    assert message in [diagnostic.message for diagnostic in caught.value.diagnostics]
-    compiled(["Invert"], inputs=inputs, layers=layers)
-
-
-def test_labels_that_are_mixed_are_read_by_losses_alone() -> None:
-    layers = [{"name": "copies", "type": "Split", "bottom": "label", "top": ["a", "b"]}, *LAYERS]
-    layers[2] = {**LAYERS[1], "bottom": ["ip", "a"]}
-    with pytest.raises(SpecError, match="copies"):
-        compiled(["CutMix"], layers=layers)
