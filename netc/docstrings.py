@@ -14,7 +14,10 @@ Texts = dict[str, str]
 
 
 def texts_of(cls: type[object]) -> Texts:
-    """Return the text under each field that a class of a module declares, or inherits and does not declare anew."""
+    """Return the text under each field that a class of a module declares, or inherits and does not declare anew.
+
+    A class inside of another, or of a function, has none.
+    """
     texts: Texts = {}
     for each in reversed(cls.__mro__):
         declared = inspect.get_annotations(each)

@@ -22,7 +22,7 @@ from netc.graph import Site, shape_of
 from netc.graph.sizes import size
 
 _PIECE = 65536  # elements of a thread's piece of the windows
-_THREADS = 2
+_THREADS = 2  # each more adds a piece, 256 KiB
 # What ONNX Runtime 1.32 holds for each node of a program: measured, 5 to 8 KiB in programs of 140 to 7,200 nodes.
 _NODE_BYTES = 7 << 10
 _SESSION_BYTES = 3 << 19  # and for a program of one node

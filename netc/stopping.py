@@ -4,7 +4,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 _USUAL = (signal.default_int_handler, signal.SIG_DFL)  # what Python does with SIGINT, and with SIGTERM
@@ -16,6 +16,7 @@ class StoppedError(BaseException):
     def __init__(self, number: signal.Signals) -> None:
         super().__init__(number.name)
         self.number = number
+        self.remedy = "run it again"
 
 
 @contextmanager
@@ -33,13 +34,24 @@ def stoppable() -> Iterator[None]:
             signal.signal(each, signal.SIG_DFL)
         raise StoppedError(signal.Signals(number))
 
-    for number in ours:
-        signal.signal(number, stop)
     try:
+        for number in ours:
+            signal.signal(number, stop)
         yield
     except StoppedError as error:
-        print(f"error: stopped by {error} before the command was done; run it again", file=sys.stderr)
+        with suppress(OSError):  # nobody may listen any more; the exit code says it too
+            print(f"error: stopped by {error} before the command was done; {error.remedy}", file=sys.stderr)
         raise SystemExit(128 + error.number) from None
     finally:
         for number, handler in ours.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def remedied(remedy: str) -> Iterator[None]:
+    """Let the sentence of a signal that ends what is inside say what to do then, instead of running it all again."""
+    try:
+        yield
+    except StoppedError as error:
+        error.remedy = remedy
+        raise

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from netc.allocation_plan import allocation_plan, execution_order
-from netc.arena import ALIGNMENT, FIRST_REGION, Arena
+from netc.arena import ALIGNMENT, FIRST_REGION, LARGEST_GROWTH, Arena
 from netc.build import build, lower_phases, step_programs
 from netc.cli import app
 from netc.graph import GraphBuilder, shape_of
@@ -143,6 +143,14 @@ def test_regions_double() -> None:
     assert arena.written == 3 * FIRST_REGION
 
 
+def test_regions_double_up_to_1_gib() -> None:
+    """The fourth region is as large as the third, so that the fifth tensor finds nothing left of it."""
+    arena = Arena()
+    sizes = [LARGEST_GROWTH // 2, LARGEST_GROWTH, LARGEST_GROWTH, LARGEST_GROWTH, ALIGNMENT]
+    chunks = [arena.allocate(size) for size in sizes]
+    assert len({chunk // (1 << 48) for chunk in chunks}) == 5
+
+
 def test_of_two_regions_of_one_size_the_later_is_taken() -> None:
     """A tensor that needs a larger region gets one, and the next region has the same size again."""
     arena = Arena()
@@ -159,9 +167,10 @@ def test_scratch_of_convolutions() -> None:
     forward = g.Conv(g.input("image", g.dtype, [64, 1, 28, 28]), g.input("w", g.dtype, [20, 1, 5, 5]))
     point = g.Conv(forward, g.input("v", g.dtype, [5, 20, 1, 1]))
     strided = g.Conv(forward, g.input("u", g.dtype, [700, 10, 1, 1]), strides=[2, 2], group=2)
-    nodes = [value.producer() for value in (gradient, forward, point, strided)]
-    windows = 25 * 64 * 8 * 8 * 4
-    assert [scratch_bytes(n) for n in nodes if n is not None] == [windows, 2 * 65536 * 4, 0, 12 * 12 * 10 * 4]
+    transposed = g.ConvTranspose(g.input("dy2", g.dtype, [8, 6, 5, 7]), g.input("t", g.dtype, [6, 4, 3, 3]), group=2)
+    nodes = [value.producer() for value in (gradient, forward, point, strided, transposed)]
+    windows, given = 25 * 64 * 8 * 8 * 4, 4 * 3 * 3 * 5 * 7 * 4
+    assert [scratch_bytes(n) for n in nodes if n is not None] == [windows, 2 * 65536 * 4, 0, 12 * 12 * 10 * 4, given]
 
 
 def test_the_arena_lends_scratch_memory() -> None:
@@ -176,7 +185,10 @@ def test_the_arena_lends_scratch_memory() -> None:
 
 def test_lenet() -> None:
     """Parameters and velocity twice, the step counter twice; the peak is not below what conv1's backward pass needs."""
-    memory = step_memory(compiled("lenet").programs["train"])
+    program = compiled("lenet").programs["train"]
+    memory = step_memory(program)
+    assert memory.program > 5 * KIB * program.graph.num_nodes()
+    assert memory.total == memory.working + memory.state + memory.batch + memory.program
     assert memory.state == 2 * (2 * 431_080 * 4 + 8)
     assert memory.batch == 64 * 28 * 28 * 4 + 64 * 4
     conv1, pool1 = 64 * 20 * 24 * 24 * 4, 64 * 20 * 12 * 12 * 4

@@ -71,6 +71,18 @@ def test_a_signal_ends_a_command_with_a_sentence(
     assert [name for name in left if not name.startswith(".")] == []  # ONNX Runtime's own, where temporary files are
 
 
+def test_a_signal_after_training_names_the_export(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("netc_runtime.export.export_run", signalled(signal.SIGINT))
+        result = in_process(patch, capsys)("train", "mlp", "--run", "run", "--set", "solver.max_epochs=1")
+    said = "error: stopped by SIGINT before the command was done; training is; export the model with: netc export run"
+    assert (result.code, result.errors) == (130, [said])
+    assert in_process(monkeypatch, capsys)("export", "run").code == 0
+
+
 AT_IMPORT = """\
 import os, sys
 class AtImport:

@@ -22,7 +22,7 @@ def data_of_source(given: Sequence[str] | None, source: str) -> dict[str, Any]:
 
     data = data_overrides(given)
     for key in _OF_SPECS:
-        if key in data:
+        if data.get(key) is not None:
             raise UsageError(f"data.{key} belongs to a spec, and {source} is a data source alone; name a spec instead")
     return data
 

@@ -26,6 +26,7 @@ from netc.commands.data_options import data_to_evaluate, data_to_predict
 from netc.commands.export import show_export
 from netc.commands.tuning import host_to_tune, tuned
 from netc.errors import UsageError
+from netc.stopping import remedied
 
 ViewsOption = Annotated[
     bool, typer.Option("--tta", help="Average over the test-time views that data.test_views declares.")
@@ -106,7 +107,8 @@ def train(
         assert run is not None, "checked above: without a spec there is --run"
         result = drive(lambda: run_training(TrainOptions(run, artifact, host, resume, stop_after_epochs), reporter))
     if result.finished:
-        report = drive(lambda: export_run(run, checkpoint=result.chosen, host=host, warn=warn))
+        with remedied(f"training is; export the model with: netc export {run}"):
+            report = drive(lambda: export_run(run, checkpoint=result.chosen, host=host, warn=warn))
         show_export(report, as_json)
 
 

@@ -20,6 +20,10 @@ class StopRequestedError(Exception):
         self.exit_code = _EXIT_CODES[number]
 
 
+class _StoppedError(BaseException):
+    """A signal that ends what runs; no `Exception`, so that nothing on the way takes it for a mistake of its own."""
+
+
 class Interrupts:
     """While active, signals end what runs with a DriverError, except that one after `wait` is noted for `check` first.
 
@@ -31,6 +35,7 @@ class Interrupts:
         self._remedy = remedy
         self._waits = False
         self._requested: signal.Signals | None = None
+        self._last: signal.Signals | None = None
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "Interrupts":
@@ -43,6 +48,9 @@ class Interrupts:
     ) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        if isinstance(error, _StoppedError):
+            assert self._last is not None, "a signal has come"
+            raise DriverError(f"stopped {error}; {self._remedy()}", _EXIT_CODES[self._last]) from None
 
     def wait(self) -> None:
         """Let signals wait for `check` from now on: there is something to save."""
@@ -54,11 +62,9 @@ class Interrupts:
             raise StopRequestedError(self._requested)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        received = signal.Signals(number)
+        self._last = signal.Signals(number)
         if self._requested is not None:
-            raise DriverError(f"stopped at once by a second signal; {self._remedy()}", _EXIT_CODES[received])
-        self._requested = received
+            raise _StoppedError("at once by a second signal")
+        self._requested = self._last
         if not self._waits:
-            raise DriverError(
-                f"stopped by {received.name} before the first step; {self._remedy()}", _EXIT_CODES[received]
-            )
+            raise _StoppedError(f"by {self._last.name} before the first step")

@@ -29,7 +29,9 @@ def import_onnxruntime() -> ModuleType:
     """Return the module `onnxruntime`; raises DriverError (3) with the remedy if it is not installed."""
     try:
         import onnxruntime
-    except ImportError as error:
+    except ModuleNotFoundError as error:
+        if error.name != "onnxruntime":
+            raise
         raise DriverError(
             'ONNX Runtime is not installed; install it with: pip install "netc[cpu]" (or "netc[gpu]" for NVIDIA GPUs)',
             ExitCode.ENVIRONMENT,

@@ -33,7 +33,9 @@ def import_openvino() -> ModuleType:
     """Return the module `openvino`; raises DriverError (3) with the remedy if it is not installed."""
     try:
         import openvino
-    except ImportError as error:
+    except ModuleNotFoundError as error:
+        if error.name != "openvino":
+            raise
         raise DriverError(
             'OpenVINO is not installed; install it with: pip install "netc[openvino]"', ExitCode.ENVIRONMENT
         ) from error

@@ -197,6 +197,21 @@ def test_a_signal_before_the_first_step_stops_at_once(
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["step_22.safetensors"]
 
 
+def test_nothing_takes_a_signal_for_a_mistake_of_its_own(
+    artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Looking for missing data turns what it finds into errors of the spec."""
+
+    def signalled(*arguments: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        pytest.fail("it went on")
+
+    monkeypatch.setattr("netc_runtime.data.digits.Digits.missing", signalled)
+    with pytest.raises(DriverError) as caught:
+        train(TrainOptions(tmp_path / "run", artifact, CPU), Recorder())
+    assert caught.value.exit_code == ExitCode.INTERRUPTED
+
+
 def test_checkpoints_are_the_same_bytes_in_another_process(artifact: Path, tmp_path: Path) -> None:
     train(TrainOptions(tmp_path / "here", artifact, CPU, stop_after_epochs=1), Recorder())
     program = (
