@@ -29,19 +29,25 @@ def stoppable() -> Iterator[None]:
     found = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)} if is_main else {}
     ours = {number: handler for number, handler in found.items() if handler in _USUAL}
 
+    stopped: list[StoppedError] = []
+
     def stop(number: int, frame: FrameType | None) -> None:
         for each in ours:
             signal.signal(each, signal.SIG_DFL)
-        raise StoppedError(signal.Signals(number))
+        stopped.append(StoppedError(signal.Signals(number)))
+        raise stopped[0]
 
     try:
         for number in ours:
             signal.signal(number, stop)
         yield
-    except StoppedError as error:
-        with suppress(OSError):  # nobody may listen any more; the exit code says it too
-            print(f"error: stopped by {error} before the command was done; {error.remedy}", file=sys.stderr)
-        raise SystemExit(128 + error.number) from None
+    except BaseException:
+        # Whatever ends this is the signal's doing: modules in C make ImportErrors of what ends their imports.
+        for error in stopped:
+            with suppress(OSError):  # nobody may listen any more; the exit code says it too
+                print(f"error: stopped by {error} before the command was done; {error.remedy}", file=sys.stderr)
+            raise SystemExit(128 + error.number) from None
+        raise
     finally:
         for number, handler in ours.items():
             signal.signal(number, handler)

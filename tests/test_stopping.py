@@ -135,6 +135,21 @@ def test_a_signal_that_a_shell_has_ignored_stays_so() -> None:
     assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
 
 
+def test_what_libraries_make_of_a_signal_is_the_signal(capsys: pytest.CaptureFixture[str]) -> None:
+    """NumPy's modules in C end their imports with an ImportError, whatever went wrong inside."""
+
+    def imported() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        except BaseException as error:
+            raise ImportError("numpy.core.multiarray failed to import") from error
+
+    with pytest.raises(SystemExit) as caught, stoppable():
+        imported()
+    assert caught.value.code == 130
+    assert capsys.readouterr().err.splitlines() == [sentence(signal.SIGINT)]
+
+
 def test_nested_ones_are_one_and_other_threads_have_none(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught, stoppable(), stoppable():
         os.kill(os.getpid(), signal.SIGINT)

@@ -4,7 +4,7 @@ import signal
 import threading
 from collections.abc import Callable
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 from netc_runtime.errors import DriverError, ExitCode
 
@@ -35,7 +35,7 @@ class Interrupts:
         self._remedy = remedy
         self._waits = False
         self._requested: signal.Signals | None = None
-        self._last: signal.Signals | None = None
+        self._stopped: DriverError | None = None
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "Interrupts":
@@ -48,9 +48,9 @@ class Interrupts:
     ) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
-        if isinstance(error, _StoppedError):
-            assert self._last is not None, "a signal has come"
-            raise DriverError(f"stopped {error}; {self._remedy()}", _EXIT_CODES[self._last]) from None
+        # Whatever ends this is the signal's doing: modules in C make ImportErrors of what ends their imports.
+        if self._stopped is not None and error is not None:
+            raise self._stopped from None
 
     def wait(self) -> None:
         """Let signals wait for `check` from now on: there is something to save."""
@@ -62,9 +62,13 @@ class Interrupts:
             raise StopRequestedError(self._requested)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self._last = signal.Signals(number)
+        received = signal.Signals(number)
         if self._requested is not None:
-            raise _StoppedError("at once by a second signal")
-        self._requested = self._last
+            self._stop("at once by a second signal", received)
+        self._requested = received
         if not self._waits:
-            raise _StoppedError(f"by {self._last.name} before the first step")
+            self._stop(f"by {received.name} before the first step", received)
+
+    def _stop(self, how: str, received: signal.Signals) -> NoReturn:
+        self._stopped = DriverError(f"stopped {how}; {self._remedy()}", _EXIT_CODES[received])
+        raise _StoppedError
