@@ -18,6 +18,7 @@ ROOMS = (
     "stopping",
     "errors",
     "foreign_words",
+    "docstrings",
     "declared",
     "graph",
     "grad",

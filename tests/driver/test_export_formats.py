@@ -193,7 +193,7 @@ def test_half_precision_that_overflows_is_refused(finished_run: Path, tmp_path: 
     assert export_run(finished_run, tmp_path / "x.onnx", large, CPU).agreement is not None
 
 
-def halved(data: Any) -> Source:
+def halved(data: Any, *_: object) -> Source:
     """Digits whose training samples are half as bright as the others."""
     source = open_source(data)
     source.train = {**source.train, "image": source.train["image"][:] / 2}
